@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "daemon/base/status.h"
+#include "daemon/ctl/command_tree.h"
+#include "daemon/ctl/lookup.h"
+#include "daemon/ctl/render.h"
+#include "ublkd/v1/device.grpc.pb.h"
+
+namespace ublkd::ctl {
+namespace {
+
+constexpr char kGroupExamples[] =
+    R"(  ublkctl device create --volume fast/db
+  ublkctl device list
+  ublkctl device show 0
+  ublkctl device delete /dev/ublkb0)";
+
+constexpr char kCreateExamples[] =
+    R"EX(  ublkctl device create --volume fast/db
+  ublkctl device create --file disk.img --read-only
+  ublkctl device create --null 1TiB --queues 4 --depth 64
+  mkfs.ext4 "$(ublkctl device create --volume fast/db)")EX";
+
+constexpr char kListExamples[] =
+    R"(  ublkctl device list
+  ublkctl device list -o json | jq -r '.[] | select(.state != "STATE_LIVE") | .path')";
+
+constexpr char kShowExamples[] =
+    R"(  ublkctl device show 0
+  ublkctl device show /dev/ublkb0 -o json)";
+
+constexpr char kDeleteExamples[] =
+    R"(  ublkctl device delete 0
+  ublkctl device delete /dev/ublkb0 /dev/ublkb1)";
+
+constexpr char kDeviceHelp[] = "Id of the device, or its path: 0 or /dev/ublkb0";
+
+// The values of the options of `device create`.
+struct CreateOptions {
+  std::string volume;
+  std::string file;
+  std::optional<uint64_t> null_bytes;
+  std::optional<uint32_t> id;
+  uint32_t queues = 0;
+  uint32_t depth = 0;
+  uint32_t block_bytes = 0;
+  uint32_t max_io_bytes = 0;
+  bool read_only = false;
+};
+
+absl::StatusOr<v1::CreateDeviceRequest> MakeRequest(const CreateOptions& options) {
+  const int targets = (options.volume.empty() ? 0 : 1) + (options.file.empty() ? 0 : 1) +
+                      (options.null_bytes.has_value() ? 1 : 0);
+  if (targets != 1) {
+    return UsageError(
+        "`ublkctl device create` needs one of --volume POOL/NAME, --file PATH and --null SIZE");
+  }
+  v1::CreateDeviceRequest request;
+  v1::DeviceSpec& spec = *request.mutable_spec();
+  if (!options.volume.empty()) spec.mutable_volume()->set_volume_id(options.volume);
+  if (!options.file.empty()) {
+    std::error_code error;
+    const std::filesystem::path absolute = std::filesystem::absolute(options.file, error);
+    if (error) {
+      return UsageError(absl::StrCat("--file ", options.file,
+                                     " is relative and the current folder ",
+                                     "is not known: ", error.message(), "; give an absolute path"));
+    }
+    spec.mutable_file()->set_path(absolute.lexically_normal().string());
+  }
+  if (options.null_bytes.has_value()) spec.mutable_null()->set_size_bytes(*options.null_bytes);
+  if (options.id.has_value()) spec.set_id(*options.id);
+  spec.set_queues(options.queues);
+  spec.set_depth(options.depth);
+  spec.set_logical_block_bytes(options.block_bytes);
+  spec.set_max_io_bytes(options.max_io_bytes);
+  spec.set_read_only(options.read_only);
+  return request;
+}
+
+absl::Status CreateDevice(Session& session, const CreateOptions& options) {
+  UBLKD_ASSIGN_OR_RETURN(const v1::CreateDeviceRequest request, MakeRequest(options));
+  UBLKD_ASSIGN_OR_RETURN(const v1::Device device,
+                         session.client().Call(&v1::DeviceService::Stub::CreateDevice, request));
+  if (session.wants_json()) {
+    session.Print(ToJson(device));
+  } else {
+    session.PrintLine(device.path());
+  }
+  return absl::OkStatus();
+}
+
+void AddCreate(CommandTree& tree, CLI::App* group) {
+  const auto options = std::make_shared<CreateOptions>();
+  CLI::App* command = tree.AddCommand(
+      group, "create",
+      "Attach a volume, a file or nothing as a block device, and print its path.\n"
+      "Attaching a volume again in the same way prints the device that serves it.",
+      kCreateExamples,
+      [options](Session& session) { return Report(CreateDevice(session, *options)); });
+  tree.SetKind(command->add_option("--volume", options->volume, "Attach this volume")
+                   ->type_name("POOL/NAME"),
+               {ValueKind::kVolume});
+  tree.SetKind(
+      command->add_option("--file", options->file, "Attach this regular file or block device")
+          ->type_name("PATH"),
+      {ValueKind::kFile});
+  command
+      ->add_option_function<std::string>(
+          "--null",
+          [options](const std::string& text) {
+            options->null_bytes = ParseSizeOrThrow("--null", text);
+          },
+          "Attach nothing: reads return zeroes, writes are forgotten")
+      ->type_name("SIZE");
+  command->add_option("--id", options->id, "Become /dev/ublkbN; default the lowest free N")
+      ->type_name("N");
+  command
+      ->add_option("--queues", options->queues,
+                   "Hardware queues; default one for each CPU up to ublkd's cap")
+      ->type_name("N");
+  command->add_option("--depth", options->depth, "Requests in flight for each queue; default 128")
+      ->type_name("N");
+  AddSizeOption(command, "--block-size", &options->block_bytes,
+                "Logical block, 512 or 4KiB; default what the volume or file asks for");
+  AddSizeOption(command, "--max-io", &options->max_io_bytes,
+                "Largest single request; default 512KiB");
+  command->add_flag("--read-only", options->read_only, "Refuse writes");
+}
+
+void AddList(CommandTree& tree, CLI::App* group) {
+  tree.AddCommand(group, "list", "List all devices in the order of their ids.", kListExamples,
+                  [](Session& session) {
+                    const auto devices = ListDevices(session.client());
+                    if (!devices.ok()) return Report(devices.status());
+                    if (session.wants_json()) {
+                      session.Print(ToJsonArray(*devices));
+                    } else {
+                      session.Print(DeviceTable(*devices));
+                    }
+                    return ExitCode::kDone;
+                  });
+}
+
+absl::StatusOr<v1::Device> GetDevice(Session& session, uint32_t id) {
+  v1::GetDeviceRequest request;
+  request.set_id(id);
+  return session.client().Call(&v1::DeviceService::Stub::GetDevice, request);
+}
+
+absl::Status ShowDevice(Session& session, const std::string& name) {
+  UBLKD_ASSIGN_OR_RETURN(const uint32_t id, ParseDeviceId(name));
+  UBLKD_ASSIGN_OR_RETURN(const v1::Device device, GetDevice(session, id));
+  if (session.wants_json()) {
+    session.Print(ToJson(device));
+  } else {
+    session.Print(DeviceDetails(device));
+  }
+  return absl::OkStatus();
+}
+
+void AddShow(CommandTree& tree, CLI::App* group) {
+  const auto name = std::make_shared<std::string>();
+  CLI::App* command =
+      tree.AddCommand(group, "show", "Show all that is known about a device.", kShowExamples,
+                      [name](Session& session) { return Report(ShowDevice(session, *name)); });
+  tree.SetKind(command->add_option("DEVICE", *name, kDeviceHelp)->required(), {ValueKind::kDevice});
+}
+
+// Detaches one device and appends what became of it to `results`.
+absl::Status DeleteDevice(Session& session, uint32_t id, Json& results) {
+  // Deleting what is not there is success for ublkd; looking first tells which it was.
+  const absl::StatusOr<v1::Device> device = GetDevice(session, id);
+  const bool absent = absl::IsNotFound(device.status());
+  if (!device.ok() && !absent) return device.status();
+  v1::DeleteDeviceRequest request;
+  request.set_id(id);
+  const auto answer = session.client().Call(&v1::DeviceService::Stub::DeleteDevice, request);
+  if (!answer.ok()) return answer.status();
+  results.push_back({{"id", id}, {"deleted", !absent}});
+  if (session.wants_json()) return absl::OkStatus();
+  session.PrintLine(absent
+                        ? absl::StrCat("device ", id, " was not there: nothing to do")
+                        : absl::StrCat("device ", id, " is detached: ", DescribeDevice(*device)));
+  return absl::OkStatus();
+}
+
+ExitCode DeleteDevices(Session& session, const std::vector<std::string>& names) {
+  std::vector<uint32_t> ids;
+  for (const std::string& name : names) {
+    const absl::StatusOr<uint32_t> id = ParseDeviceId(name);
+    if (!id.ok()) return Report(id.status());
+    ids.push_back(*id);
+  }
+  ExitCode worst = ExitCode::kDone;
+  Json results = Json::array();
+  for (const uint32_t id : ids) {
+    const ExitCode code = Report(DeleteDevice(session, id, results));
+    worst = std::max(worst, code);
+    // The others would wait for the same server in vain.
+    if (code == ExitCode::kUnreachable) break;
+  }
+  if (session.wants_json()) session.Print(results);
+  return worst;
+}
+
+void AddDelete(CommandTree& tree, CLI::App* group) {
+  const auto names = std::make_shared<std::vector<std::string>>();
+  CLI::App* command = tree.AddCommand(
+      group, "delete",
+      "Detach devices; volumes and files keep their data.\n"
+      "A device that is open or mounted is refused; one that is not there is fine.",
+      kDeleteExamples, [names](Session& session) { return DeleteDevices(session, *names); });
+  tree.SetKind(command->add_option("DEVICE", *names, kDeviceHelp)->required(),
+               {ValueKind::kDevice});
+}
+
+}  // namespace
+
+void AddDeviceCommands(CommandTree& tree) {
+  CLI::App* group = tree.AddGroup("device", "Attach and detach block devices.", kGroupExamples);
+  AddCreate(tree, group);
+  AddList(tree, group);
+  AddShow(tree, group);
+  AddDelete(tree, group);
+}
+
+}  // namespace ublkd::ctl

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/ctl/render.h"
+
+#include <map>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/time.h"
+#include "daemon/base/size.h"
+#include "daemon/base/version.h"
+
+namespace ublkd::ctl {
+namespace {
+
+constexpr char kNothing[] = "-";
+constexpr Table::Align kRight = Table::Align::kRight;
+
+std::string OrNothing(const std::string& text) { return text.empty() ? kNothing : text; }
+
+// "1.5 GiB (1610612736 bytes)"
+std::string SizeInFull(uint64_t bytes) {
+  return absl::StrCat(FormatBytes(bytes), " (", bytes, " bytes)");
+}
+
+std::string Time(bool known, const google::protobuf::Timestamp& time) {
+  if (!known) return kNothing;
+  return absl::FormatTime("%Y-%m-%d %H:%M:%SZ", absl::FromUnixSeconds(time.seconds()),
+                          absl::UTCTimeZone());
+}
+
+// An enum that a newer server knows and we do not is shown by its number.
+std::string UnknownNumber(int number) { return absl::StrCat("unknown (", number, ")"); }
+
+Cell State(v1::Device::State state) {
+  switch (state) {
+    case v1::Device::STATE_LIVE:
+      return {"live", Colour::kGreen};
+    case v1::Device::STATE_QUIESCED:
+      return {"quiesced", Colour::kYellow};
+    case v1::Device::STATE_RECOVERING:
+      return {"recovering", Colour::kYellow};
+    case v1::Device::STATE_FAILED:
+      return {"failed", Colour::kRed};
+    default:
+      return {UnknownNumber(state), Colour::kNone};
+  }
+}
+
+std::string Provisioning(v1::Provisioning provisioning) {
+  switch (provisioning) {
+    case v1::PROVISIONING_THIN:
+      return "thin";
+    case v1::PROVISIONING_THICK:
+      return "thick";
+    default:
+      return kNothing;
+  }
+}
+
+std::string Content(v1::Content content) {
+  switch (content) {
+    case v1::CONTENT_EMPTY:
+      return "empty: nothing was ever written";
+    case v1::CONTENT_PRESENT:
+      return "written";
+    default:
+      return "not known";
+  }
+}
+
+// A word for the table.
+Cell FormatWord(const v1::Format& format) {
+  switch (format.state()) {
+    case v1::Format::STATE_NEVER:
+      return "none";
+    case v1::Format::STATE_FORMATTING:
+      return {absl::StrCat(format.fs_type(), ", unfinished"), Colour::kYellow};
+    case v1::Format::STATE_FORMATTED:
+      return OrNothing(format.fs_type());
+    default:
+      return kNothing;
+  }
+}
+
+std::string FormatInFull(const v1::Format& format) {
+  const std::string since =
+      format.has_changed_at() ? absl::StrCat(", since ", Time(true, format.changed_at())) : "";
+  const std::string uuid =
+      format.fs_uuid().empty() ? "" : absl::StrCat(", UUID ", format.fs_uuid());
+  switch (format.state()) {
+    case v1::Format::STATE_NEVER:
+      return "none: never formatted";
+    case v1::Format::STATE_FORMATTING:
+      return absl::StrCat(format.fs_type(), " begun and not finished", uuid, since);
+    case v1::Format::STATE_FORMATTED:
+      if (format.fs_type() == "block") return absl::StrCat("raw block device", since);
+      return absl::StrCat(format.fs_type(), uuid, since);
+    default:
+      return "not known: will not be formatted";
+  }
+}
+
+std::string Labels(const v1::Volume& volume) {
+  // The protocol's map has no order; people like one.
+  const std::map<std::string, std::string> sorted(volume.labels().begin(), volume.labels().end());
+  return OrNothing(absl::StrJoin(sorted, ", ", absl::PairFormatter("=")));
+}
+
+std::string Access(const v1::DeviceSpec& spec) { return spec.read_only() ? "ro" : "rw"; }
+
+}  // namespace
+
+std::string DescribeTarget(const v1::DeviceSpec& spec) {
+  switch (spec.target_case()) {
+    case v1::DeviceSpec::kNull:
+      return "null";
+    case v1::DeviceSpec::kFile:
+      return absl::StrCat("file ", spec.file().path());
+    case v1::DeviceSpec::kVolume:
+      return absl::StrCat("volume ", spec.volume().volume_id());
+    case v1::DeviceSpec::TARGET_NOT_SET:
+      break;
+  }
+  return "unknown";
+}
+
+std::string DescribeDevice(const v1::Device& device) {
+  return absl::StrCat(device.path(), " (", DescribeTarget(device.spec()), ")");
+}
+
+std::string DescribeAttachment(const v1::Volume& volume) {
+  return volume.has_device_id() ? absl::StrCat("/dev/ublkb", volume.device_id()) : kNothing;
+}
+
+Table DeviceTable(const std::vector<v1::Device>& devices) {
+  Table table({{"ID", kRight},
+               {"PATH"},
+               {"STATE"},
+               {"SIZE", kRight},
+               {"ACCESS"},
+               {"QUEUES", kRight},
+               {"DEPTH", kRight},
+               {"BUFFERS"},
+               {"TARGET"}});
+  for (const v1::Device& device : devices) {
+    const v1::DeviceSpec& spec = device.spec();
+    table.AddRow({absl::StrCat(device.id()), device.path(), State(device.state()),
+                  FormatBytes(device.size_bytes()), Access(spec), absl::StrCat(spec.queues()),
+                  absl::StrCat(spec.depth()), OrNothing(device.buffer_mode()),
+                  DescribeTarget(spec)});
+  }
+  return table;
+}
+
+Details DeviceDetails(const v1::Device& device) {
+  const v1::DeviceSpec& spec = device.spec();
+  Details details;
+  details.Add("id", absl::StrCat(device.id()));
+  details.Add("path", device.path());
+  details.Add("number", absl::StrCat(device.major(), ":", device.minor()));
+  details.Add("state", State(device.state()));
+  details.Add("target", DescribeTarget(spec));
+  details.Add("size", SizeInFull(device.size_bytes()));
+  details.Add("block size", FormatBytes(spec.logical_block_bytes()));
+  details.Add("access", spec.read_only() ? "read-only" : "read-write");
+  details.Add("queues", absl::StrCat(spec.queues(), ", each ", spec.depth(), " deep"));
+  details.Add("largest request", FormatBytes(spec.max_io_bytes()));
+  details.Add("buffers", OrNothing(device.buffer_mode()));
+  details.Add("features", OrNothing(absl::StrJoin(device.features(), " ")));
+  details.Add("created", Time(device.has_created_at(), device.created_at()));
+  return details;
+}
+
+Table VolumeTable(const std::vector<v1::Volume>& volumes) {
+  Table table({{"VOLUME"},
+               {"SIZE", kRight},
+               {"ALLOCATED", kRight},
+               {"PROVISIONING"},
+               {"FORMAT"},
+               {"DEVICE"},
+               {"CREATED"}});
+  for (const v1::Volume& volume : volumes) {
+    table.AddRow({volume.id(), FormatBytes(volume.size_bytes()),
+                  FormatBytes(volume.allocated_bytes()), Provisioning(volume.provisioning()),
+                  FormatWord(volume.format()), DescribeAttachment(volume),
+                  Time(volume.has_created_at(), volume.created_at())});
+  }
+  return table;
+}
+
+Details VolumeDetails(const v1::Volume& volume) {
+  Details details;
+  details.Add("volume", volume.id());
+  details.Add("size", SizeInFull(volume.size_bytes()));
+  details.Add("allocated", SizeInFull(volume.allocated_bytes()));
+  details.Add("block size", FormatBytes(volume.logical_block_bytes()));
+  details.Add("provisioning", Provisioning(volume.provisioning()));
+  details.Add("content", Content(volume.content()));
+  details.Add("format", FormatInFull(volume.format()));
+  details.Add("device", DescribeAttachment(volume));
+  details.Add("labels", Labels(volume));
+  details.Add("created", Time(volume.has_created_at(), volume.created_at()));
+  details.Add("generation", absl::StrCat(volume.generation()));
+  return details;
+}
+
+Table PoolTable(const std::vector<v1::Pool>& pools) {
+  Table table({{"POOL"},
+               {"TYPE"},
+               {"TOTAL", kRight},
+               {"AVAILABLE", kRight},
+               {"VOLUMES", kRight},
+               {"PATH"}});
+  for (const v1::Pool& pool : pools) {
+    table.AddRow({pool.name(), pool.type(), FormatBytes(pool.total_bytes()),
+                  FormatBytes(pool.available_bytes()), absl::StrCat(pool.volumes()),
+                  OrNothing(pool.path())});
+  }
+  return table;
+}
+
+Details ServerDetails(const v1::ServerInfo& info) {
+  Details details;
+  details.Add("ready", info.ready()
+                           ? Cell("yes", Colour::kGreen)
+                           : Cell(absl::StrCat("no: ", OrNothing(info.reason())), Colour::kRed));
+  details.Add("ublkd", OrNothing(info.version()));
+  details.Add("ublkctl", kVersion);
+  details.Add("kernel", OrNothing(info.kernel()));
+  details.Add("driver", info.driver_version().empty() ? "the kernel's own" : info.driver_version());
+  details.Add("driver features", OrNothing(absl::StrJoin(info.driver_features(), " ")));
+  return details;
+}
+
+}  // namespace ublkd::ctl

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "daemon/ctl/table.h"
+#include "ublkd/v1/device.pb.h"
+#include "ublkd/v1/volume.pb.h"
+
+/// What ublkd answers, put in words for people.
+namespace ublkd::ctl {
+
+/// "volume fast/db", "file /srv/disk.img" or "null".
+std::string DescribeTarget(const v1::DeviceSpec& spec);
+/// "/dev/ublkb3 (volume fast/db)".
+std::string DescribeDevice(const v1::Device& device);
+/// The path of the device that a volume is attached as, or "-".
+std::string DescribeAttachment(const v1::Volume& volume);
+
+Table DeviceTable(const std::vector<v1::Device>& devices);
+Details DeviceDetails(const v1::Device& device);
+Table VolumeTable(const std::vector<v1::Volume>& volumes);
+Details VolumeDetails(const v1::Volume& volume);
+Table PoolTable(const std::vector<v1::Pool>& pools);
+Details ServerDetails(const v1::ServerInfo& info);
+
+}  // namespace ublkd::ctl

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/server/server.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <thread>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "daemon/base/file.h"
+#include "daemon/base/log.h"
+#include "daemon/base/status.h"
+#include "daemon/base/version.h"
+
+namespace ublkd::server {
+namespace {
+
+constexpr mode_t kFolderMode = 0700;
+/// How long calls that run when the server stops may go on.
+constexpr std::chrono::milliseconds kCallGrace{2000};
+constexpr char kMetricsOff[] = "off";
+
+absl::StatusOr<volume::DeviceLimits> MakeLimits(uint32_t default_queues) {
+  volume::DeviceLimits limits;
+  const uint32_t cpus = std::max(1u, std::thread::hardware_concurrency());
+  limits.max_queues = std::min<uint32_t>(cpus, ublk::kMaxQueues);
+  limits.default_queues = default_queues != 0
+                              ? default_queues
+                              : std::min<uint32_t>(limits.max_queues, ublk::kMaxDefaultQueues);
+  if (limits.default_queues <= limits.max_queues) return limits;
+  return absl::InvalidArgumentError(absl::StrCat("--default-queues ", default_queues,
+                                                 ": is more than there are CPUs; give 0 to ",
+                                                 limits.max_queues));
+}
+
+absl::StatusOr<std::string> ReadBootId() {
+  UBLKD_ASSIGN_OR_RETURN(const std::string text, ReadFile("/proc/sys/kernel/random/boot_id"));
+  return std::string(absl::StripAsciiWhitespace(text));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Flags& flags,
+                                                      volume::DeviceFactory& factory) {
+  std::unique_ptr<Server> server(new Server(flags));
+  UBLKD_RETURN_IF_ERROR(server->OpenVolumes());
+  UBLKD_RETURN_IF_ERROR(server->OpenDevices(factory));
+  server->LogStart(factory);
+  UBLKD_RETURN_IF_ERROR(server->StartHttp());
+  // Last: who can call finds all of it.
+  UBLKD_RETURN_IF_ERROR(server->StartRpc());
+  return server;
+}
+
+void Server::LogStart(volume::DeviceFactory& factory) const {
+  const auto name_pool = [](std::string* out, const volume::Pool* pool) {
+    absl::StrAppend(out, pool->name(), "=", pool->path());
+  };
+  const absl::StatusOr<volume::DriverInfo> driver = factory.Driver();
+  std::string driver_text = "missing";
+  if (driver.ok()) driver_text = driver->version.empty() ? "the kernel's own" : driver->version;
+  LogInfo("ublkd starts", {{"version", kVersion},
+                           {"kernel", KernelRelease()},
+                           {"driver", driver_text},
+                           {"pools", absl::StrJoin(volumes_->Pools(), " ", name_pool)},
+                           {"socket", flags_.socket},
+                           {"metrics_address", flags_.metrics_address}});
+}
+
+absl::Status Server::OpenVolumes() {
+  std::vector<std::unique_ptr<volume::Pool>> pools;
+  for (const std::string& text : flags_.pools) {
+    UBLKD_ASSIGN_OR_RETURN(const volume::FilePoolOptions options, ParsePool(text));
+    UBLKD_ASSIGN_OR_RETURN(std::unique_ptr<volume::FilePool> pool, volume::FilePool::Open(options));
+    pools.push_back(std::move(pool));
+  }
+  UBLKD_ASSIGN_OR_RETURN(volumes_, volume::VolumeManager::Make(std::move(pools)));
+  return absl::OkStatus();
+}
+
+absl::Status Server::OpenDevices(volume::DeviceFactory& factory) {
+  if (!absl::StartsWith(flags_.state_dir, "/")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--state-dir \"", flags_.state_dir, "\": is relative; give an absolute path"));
+  }
+  volume::DeviceManagerOptions options;
+  UBLKD_ASSIGN_OR_RETURN(options.limits, MakeLimits(flags_.default_queues));
+  UBLKD_ASSIGN_OR_RETURN(options.boot_id, ReadBootId());
+  UBLKD_ASSIGN_OR_RETURN(volume::DeviceRecords records,
+                         volume::DeviceRecords::Open(absl::StrCat(flags_.state_dir, "/devices")));
+  devices_ =
+      std::make_unique<volume::DeviceManager>(options, factory, *volumes_, std::move(records));
+  volumes_->SetAttachment(
+      [devices = devices_.get()](const std::string& id) { return devices->AttachedTo(id); });
+  return absl::OkStatus();
+}
+
+HttpResponse Server::AnswerReadiness() {
+  absl::Status status = devices_->Started();
+  if (status.ok()) status = devices_->Readiness();
+  HttpResponse response;
+  response.code = status.ok() ? 200 : 503;
+  response.body = status.ok() ? "ready\n" : absl::StrCat(std::string(status.message()), "\n");
+  return response;
+}
+
+absl::Status Server::StartHttp() {
+  if (flags_.metrics_address == kMetricsOff) return absl::OkStatus();
+  UBLKD_ASSIGN_OR_RETURN(const HttpAddress address, ParseAddress(flags_.metrics_address));
+  metrics_ = std::make_unique<Metrics>(*devices_, *volumes_);
+  std::map<std::string, HttpServer::Handler> handlers;
+  handlers["/metrics"] = [this] {
+    return HttpResponse{200, kMetricsContentType, SerializeMetrics(*metrics_)};
+  };
+  handlers["/healthz"] = [] { return HttpResponse{200, "text/plain; charset=utf-8", "ok\n"}; };
+  handlers["/readyz"] = [this] { return AnswerReadiness(); };
+  UBLKD_ASSIGN_OR_RETURN(http_, HttpServer::Start(address, std::move(handlers)));
+  return absl::OkStatus();
+}
+
+absl::Status Server::StartRpc() {
+  volume_service_ =
+      std::make_unique<VolumeService>(*volumes_, [this] { return devices_->Started(); });
+  device_service_ = std::make_unique<DeviceService>(*devices_);
+  const std::string folder = std::filesystem::path(flags_.socket).parent_path();
+  UBLKD_RETURN_IF_ERROR(MakeDirectories(folder, kFolderMode));
+  grpc::ServerBuilder builder;
+  builder.RegisterService(volume_service_.get());
+  builder.RegisterService(device_service_.get());
+  UBLKD_ASSIGN_OR_RETURN(rpc_, RpcServer::Start(builder, flags_.socket));
+  // Only now, so that a server that cannot have its socket touches no device.
+  devices_->Start();
+  return absl::OkStatus();
+}
+
+void Server::Stop() {
+  // Beside the rest, because the HTTP server notices only every two seconds that it is to end.
+  std::thread http_end([this] { http_.reset(); });
+  if (rpc_ != nullptr) rpc_->Shutdown(kCallGrace);
+  if (devices_ != nullptr) devices_->Shutdown(std::chrono::milliseconds(flags_.shutdown_grace_ms));
+  http_end.join();
+  rpc_.reset();
+}
+
+Server::~Server() { Stop(); }
+
+}  // namespace ublkd::server

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "absl/status/statusor.h"
+#include "daemon/base/file.h"
+#include "daemon/target/file.h"
+#include "daemon/ublk/geometry.h"
+
+namespace ublkd::target {
+
+/// A file or block device that was found fit to back a device, open and locked.
+struct BackingFile {
+  UniqueFd fd;
+  /// The file's own abilities, as far as they were asked for and tried.
+  ublk::Geometry geometry;
+  /// Requests bypass the page cache.
+  bool direct = false;
+  /// FALLOC_FL_ZERO_RANGE works.
+  bool can_zero_range = false;
+};
+
+/// Checks and opens; the errors are those of OpenFileTarget.
+absl::StatusOr<BackingFile> OpenBackingFile(const FileTargetOptions& options);
+
+}  // namespace ublkd::target

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cerrno>
+#include <concepts>
+#include <coroutine>
+
+#include "daemon/ublk/request.h"
+#include "daemon/ublk/tag.h"
+#include "daemon/uring/result.h"
+#include "daemon/uring/task.h"
+
+/// Which methods a target's queue has, and the loop that calls them. Writers of targets want
+/// target.h.
+namespace ublkd::target {
+
+/// An answer to a request: a Result at once, or something that gives one when it is awaited (an
+/// operation of the ring, a uring::Task<Result>).
+template <typename T>
+concept Answer = std::same_as<T, uring::Result> || requires(T& answer) {
+  { answer.await_resume() } -> std::same_as<uring::Result>;
+};
+
+/// The part of a target that serves requests on one thread. Required are Read and Write.
+template <typename Q>
+concept Queue = std::move_constructible<Q> && requires(Q& queue, const ublk::Request& request) {
+  { queue.Read(request) } -> Answer;
+  { queue.Write(request) } -> Answer;
+};
+
+template <typename Q>
+concept CanFlush = requires(Q& queue, const ublk::Request& request) {
+  { queue.Flush(request) } -> Answer;
+};
+template <typename Q>
+concept CanDiscard = requires(Q& queue, const ublk::Request& request) {
+  { queue.Discard(request) } -> Answer;
+};
+template <typename Q>
+concept CanWriteZeroes = requires(Q& queue, const ublk::Request& request) {
+  { queue.WriteZeroes(request) } -> Answer;
+};
+
+namespace internal {
+
+/// A Result in the shape of something that can be awaited.
+struct ReadyResult {
+  uring::Result result;
+  bool await_ready() const noexcept { return true; }
+  void await_suspend(std::coroutine_handle<>) const noexcept {}
+  uring::Result await_resume() const noexcept { return result; }
+};
+
+/// Calls and gives what can be awaited. Nothing is moved: an operation stays where it was made.
+template <typename Call>
+auto Awaitable(Call call) {
+  if constexpr (std::same_as<decltype(call()), uring::Result>) {
+    return ReadyResult{call()};
+  } else {
+    return call();
+  }
+}
+
+inline constexpr uring::Result kUnsupported = uring::Result::Error(EOPNOTSUPP);
+
+template <typename Q>
+auto Flush(Q& queue, const ublk::Request& request) {
+  if constexpr (CanFlush<Q>) {
+    return Awaitable([&] { return queue.Flush(request); });
+  } else {
+    return ReadyResult{kUnsupported};
+  }
+}
+
+template <typename Q>
+auto Discard(Q& queue, const ublk::Request& request) {
+  if constexpr (CanDiscard<Q>) {
+    return Awaitable([&] { return queue.Discard(request); });
+  } else {
+    return ReadyResult{kUnsupported};
+  }
+}
+
+template <typename Q>
+auto WriteZeroes(Q& queue, const ublk::Request& request) {
+  if constexpr (CanWriteZeroes<Q>) {
+    return Awaitable([&] { return queue.WriteZeroes(request); });
+  } else {
+    return ReadyResult{kUnsupported};
+  }
+}
+
+template <typename Q>
+auto Read(Q& queue, const ublk::Request& request) {
+  return Awaitable([&] { return queue.Read(request); });
+}
+
+template <typename Q>
+auto Write(Q& queue, const ublk::Request& request) {
+  return Awaitable([&] { return queue.Write(request); });
+}
+
+}  // namespace internal
+
+// A target that is private to its file is good style; that its serving coroutine's frame is, too,
+// is nothing to warn of.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wsubobject-linkage"
+
+/// Serves one tag to the end of its device. Its frame is made once, and what the target's methods
+/// return is awaited inside of it.
+template <Queue Q>
+uring::RootTask ServeTag(ublk::Tag& tag, Q& queue) {
+  bool more = co_await tag.Fetch();
+  while (more) {
+    const ublk::Request request = tag.Take();
+    uring::Result result;
+    try {
+      switch (request.op) {
+        case ublk::Op::kRead:
+          result = co_await internal::Read(queue, request);
+          break;
+        case ublk::Op::kWrite:
+          result = co_await internal::Write(queue, request);
+          break;
+        case ublk::Op::kFlush:
+          result = co_await internal::Flush(queue, request);
+          break;
+        case ublk::Op::kDiscard:
+          result = co_await internal::Discard(queue, request);
+          break;
+        case ublk::Op::kWriteZeroes:
+          result = co_await internal::WriteZeroes(queue, request);
+          break;
+      }
+    } catch (...) {
+      result = tag.OnException();
+    }
+    more = co_await tag.Commit(result);
+  }
+}
+
+#pragma GCC diagnostic pop
+
+}  // namespace ublkd::target

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "daemon/ublk/control.h"
+#include "daemon/ublk/device_target.h"
+#include "daemon/ublk/features.h"
+#include "daemon/ublk/geometry.h"
+#include "daemon/ublk/stats.h"
+
+namespace ublkd::ublk {
+
+/// Queues of a device that names none: one for each CPU, but no more than these.
+inline constexpr uint16_t kMaxDefaultQueues = 4;
+inline constexpr uint16_t kMaxQueues = 4096;
+inline constexpr uint16_t kDefaultDepth = 128;
+inline constexpr uint16_t kMaxDepth = 4096;
+inline constexpr uint32_t kDefaultMaxIoBytes = 512 << 10;
+inline constexpr uint32_t kMinMaxIoBytes = 4 << 10;
+inline constexpr uint32_t kLargestMaxIoBytes = 32 << 20;
+
+struct DeviceOptions {
+  /// Absent: the lowest free id.
+  std::optional<uint32_t> id = {};
+  /// 0: one for each CPU up to kMaxDefaultQueues. More than there are CPUs is refused.
+  uint16_t queues = 0;
+  /// Requests in flight for each queue; 0: kDefaultDepth.
+  uint16_t depth = 0;
+  /// Largest single request, a multiple of the page size; 0: kDefaultMaxIoBytes.
+  uint32_t max_io_bytes = 0;
+  bool read_only = false;
+  /// Threads for each hardware queue; more than one needs Feature::kPerIoDaemon.
+  uint16_t threads_per_queue = 1;
+  /// Asked for on top of what the engine always asks for; refused with FAILED_PRECONDITION when the
+  /// driver does not grant all of them.
+  Features extra_features = {};
+  /// Counters and latencies; only measurements of their cost switch them off.
+  bool metrics = true;
+  /// Called at most once, on a queue thread, when the device ended though nobody called Stop (it
+  /// was deleted from outside). Must not destroy or stop the device itself: tell another thread.
+  std::function<void()> on_unexpected_end = {};
+};
+
+enum class StopMode {
+  /// Refuses when the disk is open or mounted.
+  kIfUnused,
+  /// Ends the device whoever uses it; its users get I/O errors. For shutdown.
+  kForce,
+};
+
+/// A live disk and the threads that serve it.
+class Device {
+ public:
+  /// Makes the disk and returns when /dev/ublkbN can be opened. A failure at any step undoes those
+  /// before it: no device, thread or descriptor is left.
+  ///
+  /// INVALID_ARGUMENT an option or the geometry is out of range, ALREADY_EXISTS the id is in use,
+  /// FAILED_PRECONDITION the driver does not grant an asked feature or there is no /dev node,
+  /// RESOURCE_EXHAUSTED memory or descriptors, and what Control and the target say.
+  /// `control` must outlive the device.
+  static absl::StatusOr<std::unique_ptr<Device>> Create(Control& control,
+                                                        const DeviceOptions& options,
+                                                        std::unique_ptr<DeviceTarget> target);
+
+  /// Stops by force when nobody did.
+  ~Device();
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  uint32_t id() const { return info_.id; }
+  /// "/dev/ublkbN".
+  const std::string& block_path() const { return block_path_; }
+  /// Device number of the disk.
+  unsigned major() const { return major_; }
+  unsigned minor() const { return minor_; }
+  /// As in effect: every default is filled in, `id` is set.
+  const DeviceOptions& options() const { return options_; }
+  const Geometry& geometry() const { return geometry_; }
+  /// How data reaches the target: "copy", "user-copy" or "zero-copy".
+  absl::string_view buffer_mode() const { return "copy"; }
+  const Features& features() const { return info_.features; }
+
+  /// False after Stop, and when the device was deleted from outside. Any thread.
+  bool live() const;
+
+  /// Any thread; never waits for a queue thread.
+  DeviceStats Stats() const;
+
+  /// Returns OK when the disk is gone, all threads are joined, the id is free and no descriptor is
+  /// left. Stopping what is stopped is OK. Any thread; calls wait for one another.
+  ///
+  /// kIfUnused: FAILED_PRECONDITION when the disk is open, mounted or held by another device;
+  /// nothing has changed then. Without Feature::kSafeStopDev the openers are looked for in /proc,
+  /// which sees only this process's PID namespace.
+  /// kForce: waits for the requests that the target holds, and at most kForceDeleteWaitMs for
+  /// those who have the disk open; after that DEADLINE_EXCEEDED, and the id becomes free when the
+  /// last of them is gone.
+  absl::Status Stop(StopMode mode) ABSL_LOCKS_EXCLUDED(stop_mutex_);
+
+  static constexpr int64_t kForceDeleteWaitMs = 5000;
+
+ private:
+  class Threads;
+
+  Device(Control& control, DeviceOptions options, std::unique_ptr<DeviceTarget> target);
+  absl::Status Start();
+  absl::Status Add();
+  absl::Status WaitForBlockNode();
+  absl::Status StopDisk(StopMode mode);
+  absl::Status Remove();
+
+  Control& control_;
+  DeviceOptions options_;
+  std::unique_ptr<DeviceTarget> target_;
+  Geometry geometry_;
+  DeviceInfo info_;
+  /// The driver knows the device and we have to remove it.
+  bool added_ = false;
+  std::string block_path_;
+  unsigned major_ = 0;
+  unsigned minor_ = 0;
+  /// Set once by Create and kept to the end, for the counters.
+  std::unique_ptr<Threads> threads_;
+  absl::Mutex stop_mutex_;
+};
+
+}  // namespace ublkd::ublk

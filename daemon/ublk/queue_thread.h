@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <future>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "daemon/ublk/buffer_pool.h"
+#include "daemon/ublk/char_device.h"
+#include "daemon/ublk/device_target.h"
+#include "daemon/ublk/stats.h"
+#include "daemon/ublk/tag.h"
+#include "daemon/ublk/thread_plan.h"
+#include "daemon/uring/frame_arena.h"
+#include "daemon/uring/ring.h"
+#include "daemon/uring/task.h"
+
+namespace ublkd::ublk {
+
+/// A thread that serves its share of a device's tags from fetching them to the end of the device.
+class QueueThread {
+ public:
+  struct Options {
+    ThreadSpec spec;
+    uint16_t depth = 0;
+    uint32_t max_io_bytes = 0;
+    bool metrics = true;
+    /// Called on the thread as its last act, when it has let go of the device.
+    std::function<void()> on_end;
+  };
+
+  explicit QueueThread(Options options);
+  /// As Join.
+  ~QueueThread();
+
+  /// Starts the thread. `target` outlives it; it drops `device` when it ends.
+  void Start(std::shared_ptr<CharDevice> device, DeviceTarget& target);
+
+  /// Waits until all its tags are fetched, or why that failed (the thread ends by itself then).
+  absl::Status WaitReady();
+
+  /// Waits for the thread's end, which comes when the device is stopped. Again is fine.
+  void Join();
+
+  /// Any thread: adds its counters to those of its queues.
+  void AddTo(DeviceStats& stats) const;
+
+ private:
+  void Run(std::shared_ptr<CharDevice> device, DeviceTarget& target);
+  absl::Status SetUp(const CharDevice& device, DeviceTarget& target);
+  void MakeTags(uring::File char_device);
+  absl::Status FetchAll();
+  void Serve();
+  size_t tag_count() const;
+  int32_t FirstEndResult() const;
+
+  Options options_;
+  std::deque<ServedQueue> served_;
+  std::promise<absl::Status> ready_;
+  std::thread thread_;
+
+  // All below belongs to the thread. Order matters: what is later uses what is earlier.
+  uring::FrameArena frames_;
+  BufferPool buffers_;
+  std::vector<DescriptorMap> descriptors_;
+  std::unique_ptr<uring::Ring> ring_;
+  std::unique_ptr<QueueTarget> target_;
+  /// Tags for which the driver may still send requests.
+  size_t live_tags_ = 0;
+  std::deque<Tag> tags_;
+  std::vector<uring::RootTask> tasks_;
+};
+
+}  // namespace ublkd::ublk

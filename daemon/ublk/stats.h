@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+
+/// Counters of a device. A queue thread writes plain words that belong to it alone; any other
+/// thread reads them at any time without a lock, so a scrape is answered while a backend hangs.
+///
+/// Rule: `ios` and `bytes` equal the deltas of /proc/diskstats, whose writes are our writes, our
+/// write-zeroes, and an empty write for each flush that somebody asked for.
+namespace ublkd::ublk {
+
+enum class Op : uint8_t { kRead, kWrite, kFlush, kDiscard, kWriteZeroes };
+inline constexpr size_t kOpCount = 5;
+inline constexpr std::array<Op, kOpCount> kAllOps = {Op::kRead, Op::kWrite, Op::kFlush,
+                                                     Op::kDiscard, Op::kWriteZeroes};
+
+/// "read", "write", "flush", "discard", "write_zeroes".
+absl::string_view OpName(Op op);
+
+/// Upper bounds of the latency buckets, in nanoseconds; one more bucket follows for what is slower.
+inline constexpr std::array<uint64_t, 20> kLatencyBoundsNs = {
+    10'000,        25'000,        50'000,        100'000,        250'000,
+    500'000,       1'000'000,     2'500'000,     5'000'000,      10'000'000,
+    25'000'000,    50'000'000,    100'000'000,   250'000'000,    500'000'000,
+    1'000'000'000, 2'500'000'000, 5'000'000'000, 10'000'000'000, 30'000'000'000};
+inline constexpr size_t kLatencyBucketCount = kLatencyBoundsNs.size() + 1;
+
+/// A snapshot of the counters of one operation.
+struct OpStats {
+  /// Requests answered, with success or not.
+  uint64_t ios = 0;
+  /// Bytes of the requests that succeeded (for discard and write-zeroes: the length of the range).
+  uint64_t bytes = 0;
+  /// Requests answered with an error.
+  uint64_t errors = 0;
+  /// Requests that the target holds now.
+  uint64_t in_flight = 0;
+  /// Requests by the time the target took, not cumulative; the last is beyond all bounds.
+  std::array<uint64_t, kLatencyBucketCount> latency_buckets = {};
+  uint64_t latency_sum_ns = 0;
+};
+
+/// A snapshot of one hardware queue.
+struct QueueStats {
+  std::array<OpStats, kOpCount> ops = {};
+  /// Time during which at least one request was held.
+  uint64_t busy_ns = 0;
+  /// Exceptions that escaped from the target; each was answered with EIO.
+  uint64_t exceptions = 0;
+
+  const OpStats& operator[](Op op) const { return ops[static_cast<size_t>(op)]; }
+  /// Requests of all operations held now.
+  uint64_t in_flight() const;
+};
+
+/// A snapshot of a device; `queues[n]` is hardware queue n.
+struct DeviceStats {
+  std::vector<QueueStats> queues;
+
+  /// The sum over the queues.
+  OpStats Total(Op op) const;
+};
+
+/// A 64-bit counter with one writer: adding is a plain load and store, no locked instruction. Who
+/// sees a count also sees what was counted before it.
+class Counter {
+ public:
+  /// Only by the writing thread.
+  void Add(uint64_t amount) {
+    value_.store(value_.load(std::memory_order_relaxed) + amount, std::memory_order_release);
+  }
+  /// Any thread.
+  uint64_t Read() const { return value_.load(std::memory_order_acquire); }
+
+ private:
+  std::atomic<uint64_t> value_ = 0;
+};
+
+inline constexpr size_t kCacheLineBytes = 64;
+
+/// The live counters of one queue as far as one thread serves it.
+class alignas(kCacheLineBytes) QueueCounters {
+ public:
+  /// The writing thread: a request is handed to the target.
+  void Start(Op op) { ops_[static_cast<size_t>(op)].started.Add(1); }
+
+  /// The writing thread: the target has answered. `bytes` counts only without an error.
+  void Finish(Op op, uint64_t bytes, bool failed, uint64_t latency_ns) {
+    Words& words = ops_[static_cast<size_t>(op)];
+    words.ios.Add(1);
+    if (failed) [[unlikely]] {
+      words.errors.Add(1);
+    } else {
+      words.bytes.Add(bytes);
+    }
+    words.latency_sum_ns.Add(latency_ns);
+    size_t bucket = 0;
+    while (bucket < kLatencyBoundsNs.size() && latency_ns > kLatencyBoundsNs[bucket]) ++bucket;
+    words.latency_buckets[bucket].Add(1);
+  }
+
+  void AddBusy(uint64_t ns) { busy_ns_.Add(ns); }
+  void AddException() { exceptions_.Add(1); }
+
+  /// Any thread: adds what is counted here to `into`.
+  void AddTo(QueueStats& into) const;
+
+ private:
+  struct Words {
+    Counter started;
+    Counter ios;
+    Counter bytes;
+    Counter errors;
+    Counter latency_sum_ns;
+    std::array<Counter, kLatencyBucketCount> latency_buckets;
+  };
+
+  std::array<Words, kOpCount> ops_;
+  Counter busy_ns_;
+  Counter exceptions_;
+};
+
+}  // namespace ublkd::ublk

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "daemon/ublk/request.h"
+#include "daemon/ublk/stats.h"
+#include "daemon/uring/operation.h"
+#include "daemon/uring/result.h"
+#include "daemon/uring/ring.h"
+
+struct ublksrv_io_desc;
+
+namespace ublkd::ublk {
+
+class Tag;
+
+/// The counters of one queue as one thread serves it, and what only that thread needs of them.
+struct ServedQueue {
+  uint16_t queue = 0;
+  /// Requests that the target holds.
+  uint32_t held = 0;
+  /// It held some before the batch of completions that is being run.
+  bool was_busy = false;
+  QueueCounters counters;
+};
+
+/// Awaits the next request of a tag; false when there will be none.
+class [[nodiscard]] NextRequest : public uring::CommandOperation {
+ public:
+  NextRequest(Tag& tag, uint32_t command, const void* payload);
+  bool await_resume() noexcept;
+
+ private:
+  Tag& tag_;
+};
+
+/// One of the requests that a queue can have in flight, from the server's side:
+///
+///   bool more = co_await tag.Fetch();
+///   while (more) {
+///     const Request request = tag.Take();
+///     ...
+///     more = co_await tag.Commit(result);
+///   }
+///
+/// Belongs to its queue thread.
+class Tag {
+ public:
+  struct Place {
+    uring::Ring& ring;
+    uring::File char_device;
+    /// Counts down when a tag ends.
+    size_t& live_tags;
+    /// Null without metrics.
+    ServedQueue* served = nullptr;
+    uint16_t queue = 0;
+    uint16_t tag = 0;
+    const ublksrv_io_desc* descriptor = nullptr;
+    std::byte* buffer = nullptr;
+    /// Place in the ring's table of registered buffers that is kept for this tag.
+    uint16_t buffer_place = 0;
+  };
+
+  /// The start of a buffer that is registered with the ring once a request has used it: the kernel
+  /// then looks its pages up no more. Requests up to this long profit.
+  static constexpr uint32_t kHotBytes = 8 << 10;
+
+  explicit Tag(const Place& place) : place_(place) {}
+
+  /// The first request.
+  NextRequest Fetch();
+  /// The request that has come. Counts it as held.
+  Request Take();
+  /// Answers the request that is held, and awaits the next one.
+  NextRequest Commit(uring::Result result);
+  /// What escaped from the target, as the answer.
+  uring::Result OnException();
+
+  /// Why there is no further request: 0 while there may be one, -ENODEV when the device ends, else
+  /// the driver has refused the command.
+  int32_t end_result() const { return end_result_; }
+
+ private:
+  friend class NextRequest;
+  NextRequest Send(uint32_t command, int32_t result);
+  void RegisterHotPart();
+
+  /// Whether the start of the buffer is registered.
+  enum class HotPart : uint8_t { kUntried, kRegistered, kRefused };
+
+  Place place_;
+  HotPart hot_part_ = HotPart::kUntried;
+  Op op_ = Op::kRead;
+  uint64_t length_bytes_ = 0;
+  uint64_t start_ns_ = 0;
+  int32_t end_result_ = 0;
+};
+
+}  // namespace ublkd::ublk

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/uring/operation.h"
+
+#include <cerrno>
+#include <cstring>
+
+#include "daemon/uring/clock.h"
+#include "daemon/uring/ring.h"
+
+namespace ublkd::uring {
+
+TransferOperation::TransferOperation(Ring& ring, uint8_t opcode, File file, Buffer buffer,
+                                     uint64_t offset_bytes, int rw_flags)
+    : BasicOperation(ring, OnComplete),
+      file_(file),
+      opcode_(opcode),
+      rw_flags_(rw_flags),
+      remaining_(buffer),
+      offset_bytes_(offset_bytes) {}
+
+void TransferOperation::await_suspend(std::coroutine_handle<> waiter) {
+  waiter_ = waiter;
+  Submit();
+}
+
+void TransferOperation::Submit() {
+  io_uring_sqe* sqe = ring_.Prepare(*this, opcode_, file_);
+  sqe->off = offset_bytes_;
+  sqe->addr = reinterpret_cast<uintptr_t>(remaining_.data);
+  sqe->len = remaining_.bytes;
+  sqe->rw_flags = rw_flags_;
+  if (remaining_.registered_index >= 0) {
+    sqe->buf_index = static_cast<uint16_t>(remaining_.registered_index);
+  }
+}
+
+void TransferOperation::OnComplete(Completion& self, int32_t result) {
+  auto& transfer = static_cast<TransferOperation&>(self);
+  if (result == static_cast<int32_t>(transfer.remaining_.bytes)) [[likely]] {
+    Finish(self, 0);
+  } else if (result > 0) {
+    transfer.remaining_.data += result;
+    transfer.remaining_.bytes -= static_cast<uint32_t>(result);
+    transfer.offset_bytes_ += static_cast<uint32_t>(result);
+    transfer.Submit();
+  } else if (result == -EINTR) {
+    transfer.Submit();
+  } else {
+    Finish(self, result == 0 ? -EIO : result);
+  }
+}
+
+SimpleOperation::SimpleOperation(Ring& ring, const Fields& fields)
+    : BasicOperation(ring, OnComplete), fields_(fields) {}
+
+void SimpleOperation::await_suspend(std::coroutine_handle<> waiter) {
+  waiter_ = waiter;
+  Submit();
+}
+
+void SimpleOperation::Submit() {
+  io_uring_sqe* sqe = ring_.Prepare(*this, fields_.opcode, fields_.file);
+  sqe->off = fields_.offset;
+  sqe->addr = fields_.address;
+  sqe->len = fields_.length;
+  sqe->fsync_flags = fields_.op_flags;
+}
+
+void SimpleOperation::OnComplete(Completion& self, int32_t result) {
+  if (result == -EINTR) [[unlikely]] {
+    static_cast<SimpleOperation&>(self).Submit();
+    return;
+  }
+  Finish(self, result);
+}
+
+SleepOperation::SleepOperation(Ring& ring, uint64_t duration_ns)
+    : BasicOperation(ring, Finish),
+      duration_{.tv_sec = static_cast<int64_t>(duration_ns / kNsPerSecond),
+                .tv_nsec = static_cast<int64_t>(duration_ns % kNsPerSecond)} {}
+
+void SleepOperation::await_suspend(std::coroutine_handle<> waiter) {
+  waiter_ = waiter;
+  io_uring_sqe* sqe = ring_.Prepare(*this, IORING_OP_TIMEOUT, File{});
+  sqe->addr = reinterpret_cast<uintptr_t>(&duration_);
+  sqe->len = 1;
+}
+
+CommandOperation::CommandOperation(Ring& ring, File file, uint32_t command, const void* payload)
+    : BasicOperation(ring, Finish), file_(file), command_(command) {
+  std::memcpy(payload_.data(), payload, kPayloadBytes);
+}
+
+void CommandOperation::await_suspend(std::coroutine_handle<> waiter) {
+  waiter_ = waiter;
+  io_uring_sqe* sqe = ring_.Prepare(*this, IORING_OP_URING_CMD, file_);
+  sqe->cmd_op = command_;
+  std::memcpy(sqe->cmd, payload_.data(), kPayloadBytes);
+}
+
+}  // namespace ublkd::uring

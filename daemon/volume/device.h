@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+
+/// What a device is to serve and what it has become. Sizes are bytes.
+namespace ublkd::volume {
+
+struct NullSpec {
+  uint64_t size_bytes = 0;
+};
+struct FileSpec {
+  /// Absolute path.
+  std::string path;
+};
+struct VolumeSpec {
+  /// "<pool>/<name>".
+  std::string id;
+};
+
+/// In a request 0 and nullopt leave the choice to the server; in effect all are filled in.
+struct DeviceSpec {
+  std::variant<NullSpec, FileSpec, VolumeSpec> target;
+  std::optional<uint32_t> id;
+  uint32_t queues = 0;
+  uint32_t depth = 0;
+  uint32_t max_io_bytes = 0;
+  uint32_t logical_block_bytes = 0;
+  bool read_only = false;
+};
+
+enum class DeviceState { kLive, kFailed };
+
+/// A device as it is now.
+struct DeviceView {
+  uint32_t id = 0;
+  /// "/dev/ublkbN".
+  std::string path;
+  uint32_t major = 0;
+  uint32_t minor = 0;
+  DeviceState state = DeviceState::kLive;
+  DeviceSpec spec;
+  uint64_t size_bytes = 0;
+  std::string buffer_mode;
+  std::vector<std::string> features;
+  absl::Time created_at;
+};
+
+/// The limits a request is held against.
+struct DeviceLimits {
+  uint32_t max_queues = 1;
+  /// For a request that names none; not above `max_queues`.
+  uint32_t default_queues = 1;
+};
+
+/// The largest id: what the kernel's 20 bits of minor numbers hold.
+inline constexpr uint32_t kMaxDeviceId = (1u << 20) - 1;
+
+/// Checks all that can be said without looking at files, volumes and the driver; INVALID_ARGUMENT
+/// names the field and its limits.
+absl::Status CheckSpec(const DeviceSpec& spec, const DeviceLimits& limits);
+
+/// Fills in the queues, depth and request size that a request leaves open.
+void FillInDefaults(DeviceSpec& spec, const DeviceLimits& limits);
+
+/// OK when a device with `effective` is what `request` asks for, else ALREADY_EXISTS naming the
+/// difference. Both have the same target.
+absl::Status CheckSameDevice(const DeviceSpec& effective, const DeviceSpec& request);
+
+/// What a device serves, in words: "volume fast/a", "file /x", "a null target of 1 GiB".
+std::string DescribeTarget(const DeviceSpec& spec);
+
+/// "/dev/ublkbN".
+std::string BlockPath(uint32_t id);
+
+}  // namespace ublkd::volume

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "daemon/ublk/device.h"
+#include "daemon/ublk/device_target.h"
+#include "daemon/ublk/stats.h"
+
+/// The seam between the devices' bookkeeping and the engine.
+namespace ublkd::volume {
+
+struct DriverInfo {
+  /// Of the module; empty for one that names none.
+  std::string version;
+  /// Names of the features that the driver offers.
+  std::vector<std::string> features;
+};
+
+/// A device as the kernel knows it, whoever made it.
+struct KernelDevice {
+  /// -1 when nobody serves it.
+  pid_t server_pid = -1;
+};
+
+/// A live disk. Any thread.
+class ServedDevice {
+ public:
+  virtual ~ServedDevice() = default;
+  virtual uint32_t major() const = 0;
+  virtual uint32_t minor() const = 0;
+  /// As in effect.
+  virtual const ublk::DeviceOptions& options() const = 0;
+  virtual const ublk::Geometry& geometry() const = 0;
+  virtual std::string buffer_mode() const = 0;
+  virtual ublk::Features features() const = 0;
+  /// False once the disk is gone, whoever removed it.
+  virtual bool live() const = 0;
+  /// Never waits, whatever the backend does.
+  virtual ublk::DeviceStats Stats() const = 0;
+  /// See ublk::Device::Stop.
+  virtual absl::Status Stop(ublk::StopMode mode) = 0;
+};
+
+/// Makes and removes devices. Any thread.
+class DeviceFactory {
+ public:
+  virtual ~DeviceFactory() = default;
+  /// OK when devices can be made now; UNAVAILABLE or PERMISSION_DENIED with the remedy.
+  virtual absl::Status Probe() = 0;
+  /// False when the driver is certainly not there; quick, and never waits.
+  virtual bool Present() const = 0;
+  virtual absl::StatusOr<DriverInfo> Driver() = 0;
+  /// nullopt when the kernel has no device of that id.
+  virtual absl::StatusOr<std::optional<KernelDevice>> Find(uint32_t id) = 0;
+  /// Removes a device that nobody serves from the kernel. DEADLINE_EXCEEDED when somebody keeps it
+  /// open; it then goes with the last one.
+  virtual absl::Status Remove(uint32_t id) = 0;
+  /// See ublk::Device::Create.
+  virtual absl::StatusOr<std::shared_ptr<ServedDevice>> Create(
+      const ublk::DeviceOptions& options, std::unique_ptr<ublk::DeviceTarget> target) = 0;
+};
+
+}  // namespace ublkd::volume

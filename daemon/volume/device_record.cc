@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/volume/device_record.h"
+
+#include <limits>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "daemon/base/file.h"
+#include "daemon/base/status.h"
+#include "daemon/volume/json.h"
+
+namespace ublkd::volume {
+namespace {
+
+constexpr absl::string_view kFormatName = "ublkd-device";
+constexpr absl::string_view kSuffix = ".json";
+constexpr uint32_t kMaxUint32 = std::numeric_limits<uint32_t>::max();
+constexpr mode_t kFolderMode = 0700;
+
+std::string FileOf(uint32_t id) { return absl::StrCat(id, kSuffix); }
+
+Json EncodeTarget(const DeviceSpec& spec) {
+  if (const auto* null = std::get_if<NullSpec>(&spec.target)) {
+    return {{"type", "null"}, {"size_bytes", null->size_bytes}};
+  }
+  if (const auto* file = std::get_if<FileSpec>(&spec.target)) {
+    return {{"type", "file"}, {"path", file->path}};
+  }
+  return {{"type", "volume"}, {"volume_id", std::get<VolumeSpec>(spec.target).id}};
+}
+
+absl::Status DecodeTarget(const Json& json, DeviceSpec& spec) {
+  UBLKD_ASSIGN_OR_RETURN(const std::string type, TextField(json, "type"));
+  if (type == "null") {
+    UBLKD_ASSIGN_OR_RETURN(const uint64_t size_bytes, NumberField(json, "size_bytes"));
+    spec.target = NullSpec{size_bytes};
+  } else if (type == "file") {
+    UBLKD_ASSIGN_OR_RETURN(std::string path, TextField(json, "path"));
+    spec.target = FileSpec{std::move(path)};
+  } else if (type == "volume") {
+    UBLKD_ASSIGN_OR_RETURN(std::string id, TextField(json, "volume_id"));
+    spec.target = VolumeSpec{std::move(id)};
+  } else {
+    return absl::DataLossError(absl::StrCat("\"", type, "\" is not a target's type"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DecodeNumber(const Json& json, const char* name, uint32_t& into) {
+  UBLKD_ASSIGN_OR_RETURN(const uint64_t number, NumberField(json, name, kMaxUint32));
+  into = static_cast<uint32_t>(number);
+  return absl::OkStatus();
+}
+
+absl::Status DecodeSpec(const Json& json, DeviceSpec& spec) {
+  UBLKD_ASSIGN_OR_RETURN(const Json target, ObjectField(json, "target"));
+  UBLKD_RETURN_IF_ERROR(DecodeTarget(target, spec));
+  UBLKD_RETURN_IF_ERROR(DecodeNumber(json, "queues", spec.queues));
+  UBLKD_RETURN_IF_ERROR(DecodeNumber(json, "depth", spec.depth));
+  UBLKD_RETURN_IF_ERROR(DecodeNumber(json, "max_io_bytes", spec.max_io_bytes));
+  UBLKD_RETURN_IF_ERROR(DecodeNumber(json, "logical_block_bytes", spec.logical_block_bytes));
+  UBLKD_ASSIGN_OR_RETURN(spec.read_only, TruthField(json, "read_only"));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::string EncodeDeviceRecord(const DeviceRecord& record) {
+  const Json json = {
+      {"format", std::string(kFormatName)},
+      {"version", kDeviceRecordVersion},
+      {"id", *record.spec.id},
+      {"spec",
+       {{"target", EncodeTarget(record.spec)},
+        {"queues", record.spec.queues},
+        {"depth", record.spec.depth},
+        {"max_io_bytes", record.spec.max_io_bytes},
+        {"logical_block_bytes", record.spec.logical_block_bytes},
+        {"read_only", record.spec.read_only}}},
+      {"flags", record.flags},
+      {"boot_id", record.boot_id},
+      {"server_pid", static_cast<uint32_t>(record.server_pid)},
+      {"generation", record.generation},
+      {"created_at", FormatRecordTime(record.created_at)},
+  };
+  return DumpRecord(json);
+}
+
+absl::StatusOr<DeviceRecord> DecodeDeviceRecord(absl::string_view text) {
+  UBLKD_ASSIGN_OR_RETURN(const Json json, ParseRecord(text, kFormatName, kOldestDeviceRecordVersion,
+                                                      kDeviceRecordVersion));
+  DeviceRecord record;
+  uint32_t id = 0;
+  uint32_t server_pid = 0;
+  UBLKD_RETURN_IF_ERROR(DecodeNumber(json, "id", id));
+  record.spec.id = id;
+  UBLKD_ASSIGN_OR_RETURN(const Json spec, ObjectField(json, "spec"));
+  UBLKD_RETURN_IF_ERROR(DecodeSpec(spec, record.spec));
+  UBLKD_ASSIGN_OR_RETURN(record.flags, NumberField(json, "flags"));
+  UBLKD_ASSIGN_OR_RETURN(record.boot_id, TextField(json, "boot_id"));
+  UBLKD_RETURN_IF_ERROR(DecodeNumber(json, "server_pid", server_pid));
+  record.server_pid = static_cast<pid_t>(server_pid);
+  UBLKD_ASSIGN_OR_RETURN(record.generation, NumberField(json, "generation"));
+  UBLKD_ASSIGN_OR_RETURN(record.created_at, TimeField(json, "created_at"));
+  return record;
+}
+
+absl::StatusOr<DeviceRecords> DeviceRecords::Open(const std::string& path) {
+  UBLKD_RETURN_IF_ERROR(MakeDirectories(path, kFolderMode));
+  UBLKD_ASSIGN_OR_RETURN(OwnedDirectory directory, OwnedDirectory::Open(path));
+  return DeviceRecords(std::move(directory));
+}
+
+absl::StatusOr<std::map<uint32_t, absl::StatusOr<DeviceRecord>>> DeviceRecords::Load() const {
+  std::map<uint32_t, absl::StatusOr<DeviceRecord>> records;
+  UBLKD_ASSIGN_OR_RETURN(const std::vector<std::string> files, directory_.List());
+  for (const std::string& file : files) {
+    absl::string_view name = file;
+    uint32_t id = 0;
+    if (!absl::ConsumeSuffix(&name, kSuffix) || !absl::SimpleAtoi(name, &id) ||
+        file != FileOf(id)) {
+      continue;
+    }
+    const absl::StatusOr<std::string> text = directory_.Read(file);
+    absl::StatusOr<DeviceRecord> record =
+        text.ok() ? DecodeDeviceRecord(*text) : absl::StatusOr<DeviceRecord>(text.status());
+    if (record.ok() && record->spec.id != id) {
+      record = absl::DataLossError("it is the record of another device");
+    }
+    records.emplace(id, std::move(record));
+  }
+  return records;
+}
+
+absl::Status DeviceRecords::Write(const DeviceRecord& record) const {
+  return directory_.Write(FileOf(*record.spec.id), EncodeDeviceRecord(record));
+}
+
+absl::Status DeviceRecords::Remove(uint32_t id) const { return directory_.Remove(FileOf(id)); }
+
+std::string DeviceRecords::PathOf(uint32_t id) const { return directory_.PathOf(FileOf(id)); }
+
+}  // namespace ublkd::volume

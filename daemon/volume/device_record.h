@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sys/types.h>
+
+#include <map>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "daemon/volume/device.h"
+#include "daemon/volume/owned_directory.h"
+
+namespace ublkd::volume {
+
+inline constexpr uint32_t kDeviceRecordVersion = 1;
+/// The oldest version that is read: the one before, and never less than the first.
+inline constexpr uint32_t kOldestDeviceRecordVersion = 1;
+
+/// What is on disk about a device before the driver hears of it, so that a killed server leaves no
+/// device that nobody knows.
+struct DeviceRecord {
+  /// In effect; `spec.id` is set.
+  DeviceSpec spec;
+  /// Feature bits of the device; 0 until the driver has granted them.
+  uint64_t flags = 0;
+  /// Of the boot in which the device was made; ids mean nothing in another one.
+  std::string boot_id;
+  /// Process that serves the device.
+  pid_t server_pid = 0;
+  /// 1 when made; grows by one with each server that takes the device over.
+  uint64_t generation = 1;
+  absl::Time created_at;
+};
+
+std::string EncodeDeviceRecord(const DeviceRecord& record);
+/// DATA_LOSS for what is no device record, FAILED_PRECONDITION for a version that is not read.
+absl::StatusOr<DeviceRecord> DecodeDeviceRecord(absl::string_view text);
+
+/// The folder of the device records, one file "<id>.json" each. Any thread; for one id the caller
+/// lets only one call run at a time.
+class DeviceRecords {
+ public:
+  /// Makes the folder when it is not there; FAILED_PRECONDITION when another ublkd uses it.
+  static absl::StatusOr<DeviceRecords> Open(const std::string& path);
+
+  /// All records by id; a record that cannot be read is an error in its place.
+  absl::StatusOr<std::map<uint32_t, absl::StatusOr<DeviceRecord>>> Load() const;
+  /// Durable when it answers.
+  absl::Status Write(const DeviceRecord& record) const;
+  /// Durable when it answers; one that is not there is success.
+  absl::Status Remove(uint32_t id) const;
+  std::string PathOf(uint32_t id) const;
+
+ private:
+  explicit DeviceRecords(OwnedDirectory directory) : directory_(std::move(directory)) {}
+
+  OwnedDirectory directory_;
+};
+
+}  // namespace ublkd::volume

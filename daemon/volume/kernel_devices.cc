@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/volume/kernel_devices.h"
+
+#include <unistd.h>
+
+#include "absl/strings/ascii.h"
+#include "daemon/base/file.h"
+#include "daemon/base/status.h"
+
+namespace ublkd::volume {
+namespace {
+
+constexpr char kModuleVersion[] = "/sys/module/ublk_drv/version";
+/// How long removing a dead server's device may wait for those who have it open.
+constexpr int64_t kRemoveWaitMs = 5000;
+
+class ServedKernelDevice : public ServedDevice {
+ public:
+  ServedKernelDevice(std::shared_ptr<ublk::Control> control, std::unique_ptr<ublk::Device> device)
+      : control_(std::move(control)), device_(std::move(device)) {}
+
+  uint32_t major() const override { return device_->major(); }
+  uint32_t minor() const override { return device_->minor(); }
+  const ublk::DeviceOptions& options() const override { return device_->options(); }
+  const ublk::Geometry& geometry() const override { return device_->geometry(); }
+  std::string buffer_mode() const override { return std::string(device_->buffer_mode()); }
+  ublk::Features features() const override { return device_->features(); }
+  bool live() const override { return device_->live(); }
+  ublk::DeviceStats Stats() const override { return device_->Stats(); }
+  absl::Status Stop(ublk::StopMode mode) override { return device_->Stop(mode); }
+
+ private:
+  // Outlives the device.
+  std::shared_ptr<ublk::Control> control_;
+  std::unique_ptr<ublk::Device> device_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<ublk::Control>> KernelDevices::OpenControl() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (std::shared_ptr<ublk::Control> open = control_.lock()) return open;
+  }
+  UBLKD_ASSIGN_OR_RETURN(std::unique_ptr<ublk::Control> opened, ublk::Control::Open(control_path_));
+  std::shared_ptr<ublk::Control> control = std::move(opened);
+  const std::lock_guard lock(mutex_);
+  control_ = control;
+  return control;
+}
+
+absl::Status KernelDevices::Probe() { return OpenControl().status(); }
+
+bool KernelDevices::Present() const { return access(control_path_.c_str(), F_OK) == 0; }
+
+absl::StatusOr<DriverInfo> KernelDevices::Driver() {
+  UBLKD_ASSIGN_OR_RETURN(const std::shared_ptr<ublk::Control> control, OpenControl());
+  DriverInfo info;
+  info.features = control->features().Names();
+  if (const absl::StatusOr<std::string> version = ReadFile(kModuleVersion); version.ok()) {
+    info.version = std::string(absl::StripAsciiWhitespace(*version));
+  }
+  return info;
+}
+
+absl::StatusOr<std::optional<KernelDevice>> KernelDevices::Find(uint32_t id) {
+  UBLKD_ASSIGN_OR_RETURN(const std::shared_ptr<ublk::Control> control, OpenControl());
+  const absl::StatusOr<ublk::DeviceInfo> info = control->GetDeviceInfo(id);
+  if (absl::IsNotFound(info.status())) return std::nullopt;
+  UBLKD_RETURN_IF_ERROR(info.status());
+  return KernelDevice{info->state == ublk::DeviceState::kDead ? -1 : info->server_pid};
+}
+
+absl::Status KernelDevices::Remove(uint32_t id) {
+  UBLKD_ASSIGN_OR_RETURN(const std::shared_ptr<ublk::Control> control, OpenControl());
+  const absl::Status stopped = control->StopDevice(id);
+  if (absl::IsNotFound(stopped)) return absl::OkStatus();
+  UBLKD_RETURN_IF_ERROR(stopped);
+  const absl::Status deleted = control->DeleteDevice(id, ublk::DeleteMode::kWait, kRemoveWaitMs);
+  return absl::IsNotFound(deleted) ? absl::OkStatus() : deleted;
+}
+
+absl::StatusOr<std::shared_ptr<ServedDevice>> KernelDevices::Create(
+    const ublk::DeviceOptions& options, std::unique_ptr<ublk::DeviceTarget> target) {
+  UBLKD_ASSIGN_OR_RETURN(std::shared_ptr<ublk::Control> control, OpenControl());
+  UBLKD_ASSIGN_OR_RETURN(std::unique_ptr<ublk::Device> device,
+                         ublk::Device::Create(*control, options, std::move(target)));
+  return std::make_shared<ServedKernelDevice>(std::move(control), std::move(device));
+}
+
+}  // namespace ublkd::volume

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The end of a server, in two stages.
+ *
+ * Stage 1, as soon as it is known to be dead or to have closed its ring: the gates close, and every
+ * armed command is completed with ABORT. That lets go of the char device.
+ * Stage 2, when the char device is released and so nobody can touch a request any more: requests
+ * that the server held are failed or queued again, and the disk goes or waits for the next server.
+ *
+ * Stage 1 starts from io_uring's cancel call where there is one (chan.c), and from the monitor,
+ * which looks at the server's tasks. Where io_uring does not call, the monitor runs every
+ * UBLK_MONITOR_MS, and at once when the char device or its mapping is closed, or when the task work
+ * of a request finds its task dying.
+ */
+#include <linux/sched.h>
+#include <linux/module.h>
+
+#include "ublk_drv.h"
+
+#define UBLK_MONITOR_MS		250
+/* A task that two polls in a row find in exec waits there for its commands to end. */
+#define UBLK_EXEC_POLLS		2
+
+/*
+ * No request passes after this returns; those that passed before are in their lanes. dev->mutex
+ * held.
+ */
+void ublk_gates_close(struct ublk_device *dev)
+{
+	u8 gate = ublk_dev_recoverable(dev) && !dev->stopping && dev->disk ? UBLK_GATE_HOLD :
+									    UBLK_GATE_FAIL;
+	bool was_open = false;
+	u16 i;
+
+	lockdep_assert_held(&dev->mutex);
+	for (i = 0; i < dev->nr_queues; i++) {
+		struct ublk_queue *q = dev->queues[i];
+
+		was_open |= q->gate == UBLK_GATE_OPEN;
+		WRITE_ONCE(q->gate, gate);
+	}
+	/* For queue_rq, which blk-mq calls in a read section, and for ublk_publish(). */
+	if (was_open)
+		synchronize_rcu();
+}
+
+/* Stage 1 begins: after this, ACTIVE commands may be cancelled. Can be called again. */
+void ublk_cancel_begin(struct ublk_device *dev)
+{
+	mutex_lock(&dev->mutex);
+	/* Whoever has the char device open now gets no more commands in. */
+	dev->canceling = test_bit(UBLK_DEV_OPEN, &dev->flags);
+	ublk_gates_close(dev);
+	mutex_unlock(&dev->mutex);
+}
+
+/* Complete all ACTIVE commands. After ublk_cancel_begin(), without locks, in a kernel thread. */
+void ublk_cancel_all(struct ublk_device *dev)
+{
+	u16 i, tag;
+
+	for (i = 0; i < dev->nr_queues; i++) {
+		struct ublk_queue *q = dev->queues[i];
+
+		for (tag = 0; tag < q->depth; tag++)
+			ublk_cancel_io(&q->ios[tag], IO_URING_F_UNLOCKED);
+	}
+}
+
+void ublk_cancel_work(struct work_struct *work)
+{
+	ublk_cancel_all(container_of(work, struct ublk_device, cancel_work));
+}
+
+static bool ublk_lane_is_dead(struct ublk_lane *lane)
+{
+	if (READ_ONCE(lane->task->flags) & PF_EXITING)
+		return true;
+	if (UBLK_CAN_CANCEL)
+		return false;
+	/* exec waits for the commands of the old program, before it closes any file. */
+	lane->seen_in_exec = lane->task->in_execve ? lane->seen_in_exec + 1 : 0;
+	return lane->seen_in_exec >= UBLK_EXEC_POLLS;
+}
+
+/* dev->mutex held. */
+static bool ublk_has_dead_task(struct ublk_device *dev)
+{
+	struct ublk_lane *lane;
+	u16 i;
+
+	for (i = 0; i < dev->nr_queues; i++)
+		for (lane = dev->queues[i]->lanes; lane; lane = lane->next)
+			if (ublk_lane_is_dead(lane))
+				return true;
+	return false;
+}
+
+/* dev->mutex held, requests kept out, nobody cancels: ACTIVE commands stay what they are. */
+static bool ublk_has_armed_dying_ring(struct ublk_device *dev)
+{
+	u16 i, tag;
+
+	for (i = 0; i < dev->nr_queues; i++) {
+		struct ublk_queue *q = dev->queues[i];
+
+		for (tag = 0; tag < q->depth; tag++) {
+			struct ublk_io *io = &q->ios[tag];
+
+			if (smp_load_acquire(&io->state) == UBLK_IO_ACTIVE &&
+			    ublk_uring_ring_is_dying(io->cmd))
+				return true;
+		}
+	}
+	return false;
+}
+
+/* dev->mutex held. */
+static bool ublk_has_dying_ring(struct ublk_device *dev)
+{
+	bool dying;
+
+	if (dev->disk)
+		blk_mq_quiesce_queue(dev->disk->queue);
+	dying = ublk_has_armed_dying_ring(dev);
+	if (dev->disk)
+		blk_mq_unquiesce_queue(dev->disk->queue);
+	return dying;
+}
+
+/*
+ * What the dead server held. Nobody else can touch these requests: only their task commits, and
+ * that is gone. No lock: others may wait for these requests with dev->mutex.
+ */
+static void ublk_abort_owned(struct ublk_queue *q)
+{
+	bool reissue = q->dev->flags_granted & UBLK_F_USER_RECOVERY_REISSUE;
+	u16 tag;
+
+	for (tag = 0; tag < q->depth; tag++) {
+		struct ublk_io *io = &q->ios[tag];
+		u32 state = READ_ONCE(io->state);
+
+		if (state != UBLK_IO_OWNED && state != UBLK_IO_WANT_DATA)
+			continue;
+		if (!(READ_ONCE(io->task->flags) & PF_EXITING) && !q->dev->released)
+			continue;
+		io->state = UBLK_IO_CANCELED;
+		ublk_give_back(q->dev, io->req, reissue);
+	}
+}
+
+void ublk_monitor_work(struct work_struct *work)
+{
+	struct ublk_device *dev = container_of(to_delayed_work(work), struct ublk_device,
+					       monitor_work);
+	bool over, dead = false;
+	u16 i;
+
+	mutex_lock(&dev->mutex);
+	over = dev->canceling;
+	if (!over)
+		dead = ublk_has_dead_task(dev);
+	if (!over && !dead && test_and_clear_bit(UBLK_DEV_FLUSHED, &dev->flags))
+		dead = ublk_has_dying_ring(dev);
+	mutex_unlock(&dev->mutex);
+
+	if (dead) {
+		ublk_cancel_begin(dev);
+		ublk_cancel_all(dev);
+		/* A thread that died alone leaves the char device open, and so no release. */
+		for (i = 0; i < dev->nr_queues; i++)
+			ublk_abort_owned(dev->queues[i]);
+	} else if (!over && !UBLK_CAN_CANCEL) {
+		queue_delayed_work(ublk_wq, &dev->monitor_work, msecs_to_jiffies(UBLK_MONITOR_MS));
+	}
+}
+
+/* A first tag of a queue was fetched. */
+void ublk_monitor_start(struct ublk_device *dev)
+{
+	if (!UBLK_CAN_CANCEL)
+		queue_delayed_work(ublk_wq, &dev->monitor_work, msecs_to_jiffies(UBLK_MONITOR_MS));
+}
+
+/*
+ * Look now. The caller holds the char device open, or a request of an open gate, so that the
+ * release below comes later.
+ */
+void ublk_monitor_kick(struct ublk_device *dev)
+{
+	mod_delayed_work(ublk_wq, &dev->monitor_work, 0);
+}
+
+/* Ready for the next server. dev->mutex held. */
+static void ublk_queue_reset(struct ublk_queue *q)
+{
+	u16 tag;
+
+	for (tag = 0; tag < q->depth; tag++) {
+		struct ublk_io *io = &q->ios[tag];
+
+		WARN_ON_ONCE(io->state == UBLK_IO_ACTIVE || io->state == UBLK_IO_QUEUED);
+		memset(io, 0, sizeof(*io));
+	}
+	q->nr_fetched = 0;
+	ublk_lanes_free(q);
+}
+
+/* Stage 2: the char device was closed for the last time. */
+void ublk_release_work(struct work_struct *work)
+{
+	struct ublk_device *dev = container_of(work, struct ublk_device, release_work);
+	u16 i;
+
+	ublk_cancel_begin(dev);
+	cancel_delayed_work_sync(&dev->monitor_work);
+	dev->released = true;
+	for (i = 0; i < dev->nr_queues; i++)
+		ublk_abort_owned(dev->queues[i]);
+	ublk_disk_stop(dev);
+
+	mutex_lock(&dev->mutex);
+	for (i = 0; i < dev->nr_queues; i++)
+		ublk_queue_reset(dev->queues[i]);
+	dev->nr_ready = 0;
+	dev->released = false;
+	dev->canceling = false;
+	put_pid(dev->server);
+	dev->server = NULL;
+	WRITE_ONCE(dev->mm, NULL);
+	clear_bit(UBLK_DEV_UNTRUSTED, &dev->flags);
+	clear_bit(UBLK_DEV_FLUSHED, &dev->flags);
+	clear_bit_unlock(UBLK_DEV_OPEN, &dev->flags);
+	mutex_unlock(&dev->mutex);
+	wake_up_all(&dev->wait);
+
+	ublk_dev_put(dev);
+	/* The work may still be in this function: unloading waits for the workqueue. */
+	module_put(THIS_MODULE);
+}

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * io_uring commands, the same on every kernel.
+ *
+ * UBLK_CAN_CANCEL says whether io_uring calls back when the ring of a command goes away. Where it
+ * does not, the driver has to find out by itself (abort.c).
+ */
+#ifndef UBLK_COMPAT_URING_H
+#define UBLK_COMPAT_URING_H
+
+#include "config.h"
+#include "uring_header.h"
+
+#ifdef UBLK_HAVE_URING_CANCEL
+#define UBLK_CAN_CANCEL		true
+#define UBLK_URING_F_CANCEL	IO_URING_F_CANCEL
+static inline void ublk_uring_mark_cancelable(struct io_uring_cmd *cmd, unsigned int issue_flags)
+{
+	io_uring_cmd_mark_cancelable(cmd, issue_flags);
+}
+#else
+#define UBLK_CAN_CANCEL		false
+#define UBLK_URING_F_CANCEL	0U
+static inline void ublk_uring_mark_cancelable(struct io_uring_cmd *cmd, unsigned int issue_flags)
+{
+}
+#endif
+
+/* The payload. It may lie in memory that the submitter can write: read each field once. */
+static inline const void *ublk_uring_payload(const struct io_uring_cmd *cmd)
+{
+#ifdef UBLK_HAVE_URING_CMD_SQE
+	return cmd->sqe->cmd;
+#else
+	return cmd->cmd;
+#endif
+}
+
+/* 32 bytes inside the command that belong to us as long as we hold it. */
+static inline void *ublk_uring_private(struct io_uring_cmd *cmd)
+{
+	return cmd->pdu;
+}
+
+/* Post the CQE. The command is gone afterwards. */
+static inline void ublk_uring_done(struct io_uring_cmd *cmd, int res, unsigned int issue_flags)
+{
+#ifdef UBLK_HAVE_URING_DONE_SHORT
+	io_uring_cmd_done(cmd, res, issue_flags);
+#else
+	io_uring_cmd_done(cmd, res, 0, issue_flags);
+#endif
+}
+
+/* The task that task work of this command runs in. */
+static inline struct task_struct *ublk_uring_task(struct io_uring_cmd *cmd)
+{
+#ifdef UBLK_HAVE_URING_REQ_TCTX
+	return cmd_to_io_kiocb(cmd)->tctx->task;
+#else
+	return cmd_to_io_kiocb(cmd)->task;
+#endif
+}
+
+/* Names the ring of a command; for comparison only. */
+static inline void *ublk_uring_ring(struct io_uring_cmd *cmd)
+{
+	return cmd_to_io_kiocb(cmd)->ctx;
+}
+
+/*
+ * Has the ring been closed? The caller must hold the command. Only asked where io_uring does not
+ * say it by itself.
+ */
+static inline bool ublk_uring_ring_is_dying(struct io_uring_cmd *cmd)
+{
+	return !UBLK_CAN_CANCEL && percpu_ref_is_dying(&cmd_to_io_kiocb(cmd)->ctx->refs);
+}
+
+/*
+ * Task work: UBLK_URING_TASK_WORK(name) starts the definition of a function
+ * (struct io_uring_cmd *cmd, unsigned int issue_flags) that can be given to
+ * ublk_uring_run_in_task() as `name`. It runs in the task of the command, or in a kernel worker
+ * when that task is dying.
+ */
+#ifdef UBLK_HAVE_URING_TW_TOKEN
+#define UBLK_URING_TASK_WORK(name)							\
+static void name##_body(struct io_uring_cmd *cmd, unsigned int issue_flags);		\
+static void name(struct io_tw_req req, io_tw_token_t token)				\
+{											\
+	name##_body(io_uring_cmd_from_tw(req), IO_URING_CMD_TASK_WORK_ISSUE_FLAGS);	\
+}											\
+static void name##_body(struct io_uring_cmd *cmd, unsigned int issue_flags)
+#else
+#define UBLK_URING_TASK_WORK(name)							\
+static void name(struct io_uring_cmd *cmd, unsigned int issue_flags)
+#endif
+#define ublk_uring_run_in_task(cmd, callback)	io_uring_cmd_complete_in_task(cmd, callback)
+
+#endif

@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The way of a request: from blk-mq into a lane, from the lane to the server's task, and back.
+ *
+ * queue_rq and queue_rqs run in any context and only push; everything that touches the server's
+ * memory or posts a CQE runs in the server's task (ublk_lane_run, and the commands of chan.c).
+ */
+#include <linux/bottom_half.h>
+#include <linux/sched.h>
+
+#include "ublk_drv.h"
+
+/* Wait before a request is tried again whose data could not be copied, in milliseconds. */
+#define UBLK_RETRY_MS	3
+
+#define UBLK_REQ_FLAGS	(REQ_FAILFAST_DEV | REQ_FAILFAST_TRANSPORT | REQ_FAILFAST_DRIVER | \
+			 REQ_META | REQ_FUA | REQ_NOUNMAP | REQ_SWAP)
+
+static u32 ublk_flags_of(blk_opf_t opf)
+{
+	u32 flags = 0;
+
+	if (opf & REQ_FAILFAST_DEV)
+		flags |= UBLK_IO_F_FAILFAST_DEV;
+	if (opf & REQ_FAILFAST_TRANSPORT)
+		flags |= UBLK_IO_F_FAILFAST_TRANSPORT;
+	if (opf & REQ_FAILFAST_DRIVER)
+		flags |= UBLK_IO_F_FAILFAST_DRIVER;
+	if (opf & REQ_META)
+		flags |= UBLK_IO_F_META;
+	if (opf & REQ_FUA)
+		flags |= UBLK_IO_F_FUA;
+	if (opf & REQ_NOUNMAP)
+		flags |= UBLK_IO_F_NOUNMAP;
+	if (opf & REQ_SWAP)
+		flags |= UBLK_IO_F_SWAP;
+	return flags;
+}
+
+/* Translate the operation; false for those that a server never sees. */
+static bool ublk_describe(struct request *req)
+{
+	u32 op;
+
+	switch (req_op(req)) {
+	case REQ_OP_READ:
+		op = UBLK_IO_OP_READ;
+		break;
+	case REQ_OP_WRITE:
+		op = UBLK_IO_OP_WRITE;
+		break;
+	case REQ_OP_FLUSH:
+		op = UBLK_IO_OP_FLUSH;
+		break;
+	case REQ_OP_DISCARD:
+		op = UBLK_IO_OP_DISCARD;
+		break;
+	case REQ_OP_WRITE_ZEROES:
+		op = UBLK_IO_OP_WRITE_ZEROES;
+		break;
+	default:
+		return false;
+	}
+	if (unlikely(req->cmd_flags & UBLK_REQ_FLAGS))
+		op |= ublk_flags_of(req->cmd_flags);
+	ublk_rq(req)->op_flags = op;
+	return true;
+}
+
+/*
+ * A request that no server finished: fail it, or let it wait on the requeue list. Waiting requests
+ * come back when the list is kicked.
+ */
+void ublk_give_back(struct ublk_device *dev, struct request *req, bool reissue)
+{
+	if (reissue && ublk_dev_recoverable(dev))
+		blk_mq_requeue_request(req, false);
+	else
+		blk_mq_end_request(req, BLK_STS_IOERR);
+}
+
+/* The request could not be handed over, but can be later: arm its tag again and retry. */
+static void ublk_retry(struct ublk_queue *q, struct ublk_io *io, struct request *req,
+		       struct io_uring_cmd *cmd, unsigned int issue_flags)
+{
+	struct request_queue *rq_queue = req->q;
+
+	ublk_arm(q, io, cmd, issue_flags);
+	blk_mq_requeue_request(req, false);
+	blk_mq_delay_kick_requeue_list(rq_queue, UBLK_RETRY_MS);
+}
+
+/*
+ * Give a request to the server: data of a write into its buffer, the descriptor, the CQE.
+ * In the server's task. @cmd is gone afterwards.
+ */
+void ublk_hand_over(struct ublk_queue *q, struct ublk_io *io, struct request *req,
+		    struct io_uring_cmd *cmd, unsigned int issue_flags)
+{
+	struct ublksrv_io_desc *desc = &q->descs[ublk_io_tag(q, io)];
+	u32 op_flags = ublk_rq(req)->op_flags;
+	u32 bytes = blk_rq_bytes(req);
+
+	if ((op_flags & 0xff) == UBLK_IO_OP_WRITE) {
+		u32 copied = ublk_copy_to_server(req, io->addr);
+
+		if (unlikely(copied != bytes)) {
+			/* The server gets what fits; the rest is a request of its own later. */
+			bytes = round_down(copied, queue_logical_block_size(req->q));
+			if (!bytes) {
+				ublk_retry(q, io, req, cmd, issue_flags);
+				return;
+			}
+		}
+	}
+
+	desc->op_flags = op_flags;
+	desc->nr_sectors = bytes >> SECTOR_SHIFT;
+	desc->start_sector = blk_rq_pos(req);
+	desc->addr = io->addr;
+	io->bytes = bytes;
+	WRITE_ONCE(io->state, UBLK_IO_OWNED);
+	ublk_uring_done(cmd, UBLK_IO_RES_OK, issue_flags);
+}
+
+/* Tell the server about a write without its data. */
+static void ublk_ask_for_buffer(struct ublk_queue *q, struct ublk_io *io, struct request *req,
+				struct io_uring_cmd *cmd, unsigned int issue_flags)
+{
+	struct ublksrv_io_desc *desc = &q->descs[ublk_io_tag(q, io)];
+
+	desc->op_flags = ublk_rq(req)->op_flags;
+	desc->nr_sectors = blk_rq_sectors(req);
+	desc->start_sector = blk_rq_pos(req);
+	desc->addr = io->addr;
+	io->bytes = blk_rq_bytes(req);
+	WRITE_ONCE(io->state, UBLK_IO_WANT_DATA);
+	ublk_uring_done(cmd, UBLK_IO_RES_NEED_GET_DATA, issue_flags);
+}
+
+/* The task is dying and takes no more requests. */
+static void ublk_refuse(struct ublk_queue *q, struct ublk_io *io, struct request *req,
+			unsigned int issue_flags)
+{
+	struct ublk_device *dev = q->dev;
+	struct request_queue *rq_queue = req->q;
+
+	/* First the tag, which is free for another request as soon as this one goes. */
+	ublk_arm(q, io, io->cmd, issue_flags);
+	ublk_give_back(dev, req, true);
+	if (ublk_dev_recoverable(dev))
+		blk_mq_delay_kick_requeue_list(rq_queue, UBLK_RETRY_MS);
+}
+
+/* Runs for the carrier of a lane: everything that waits there, oldest first. */
+UBLK_URING_TASK_WORK(ublk_lane_run)
+{
+	struct ublk_lane *lane = ublk_cmd(cmd)->io->lane;
+	struct ublk_queue *q = lane->queue;
+	struct llist_node *link, *next;
+	bool alive;
+
+	alive = current == lane->task && !(current->flags & PF_EXITING) &&
+		!ublk_uring_ring_is_dying(cmd);
+	if (unlikely(!alive))
+		ublk_monitor_kick(q->dev);
+
+	link = llist_del_all(&lane->pending);
+	if (link->next)
+		link = llist_reverse_order(link);
+	/* The last command that is completed may take lane with it. */
+	for (; link; link = next) {
+		struct request *req = ublk_rq_from_link(link);
+		struct ublk_io *io = &q->ios[req->tag];
+
+		next = link->next;
+		if (unlikely(!alive))
+			ublk_refuse(q, io, req, issue_flags);
+		else if (q->asks_for_buffer && req_op(req) == REQ_OP_WRITE)
+			ublk_ask_for_buffer(q, io, req, io->cmd, issue_flags);
+		else
+			ublk_hand_over(q, io, req, io->cmd, issue_flags);
+	}
+}
+
+/* Can the request go to the server now? If not, ublk_turn_away() says what happens to it. */
+static bool ublk_admit(struct ublk_queue *q, struct request *req)
+{
+	struct ublk_io *io = &q->ios[req->tag];
+
+	if (unlikely(READ_ONCE(q->gate) != UBLK_GATE_OPEN))
+		return false;
+	if (unlikely(!ublk_describe(req)))
+		return false;
+	/* A thread may die alone, and its ring stay open: io_uring does not tell. */
+	if (unlikely(READ_ONCE(io->task->flags) & PF_EXITING)) {
+		ublk_monitor_kick(q->dev);
+		return false;
+	}
+	return !WARN_ON_ONCE(io->state != UBLK_IO_ACTIVE);
+}
+
+static blk_status_t ublk_turn_away(struct ublk_queue *q, struct request *req)
+{
+	struct request_queue *rq_queue = req->q;
+	u8 gate = READ_ONCE(q->gate);
+
+	if (gate == UBLK_GATE_FAIL || !ublk_dev_recoverable(q->dev) || !ublk_describe(req))
+		return BLK_STS_IOERR;
+	blk_mq_requeue_request(req, false);
+	/* With the gate open the server's death is about to be noticed. */
+	if (gate == UBLK_GATE_OPEN)
+		blk_mq_delay_kick_requeue_list(rq_queue, UBLK_RETRY_MS);
+	return BLK_STS_OK;
+}
+
+static void ublk_start(struct ublk_io *io, struct request *req)
+{
+	blk_mq_start_request(req);
+	io->req = req;
+	WRITE_ONCE(io->state, UBLK_IO_QUEUED);
+}
+
+static blk_status_t ublk_queue_rq(struct blk_mq_hw_ctx *hctx,
+				  const struct blk_mq_queue_data *bd)
+{
+	struct ublk_queue *q = hctx->driver_data;
+	struct request *req = bd->rq;
+	struct ublk_io *io = &q->ios[req->tag];
+
+	if (unlikely(!ublk_admit(q, req)))
+		return ublk_turn_away(q, req);
+	ublk_start(io, req);
+	if (llist_add(&ublk_rq(req)->link, &io->lane->pending))
+		ublk_uring_run_in_task(io->cmd, ublk_lane_run);
+	return BLK_STS_OK;
+}
+
+/* Requests of one lane, linked newest first. */
+struct ublk_batch {
+	struct ublk_lane	*lane;
+	struct llist_node	*newest;
+	struct llist_node	*oldest;
+	struct io_uring_cmd	*carrier;
+};
+
+static void ublk_batch_push(struct ublk_batch *b)
+{
+	if (b->newest && llist_add_batch(b->newest, b->oldest, &b->lane->pending))
+		ublk_uring_run_in_task(b->carrier, ublk_lane_run);
+	b->newest = NULL;
+}
+
+static void ublk_batch_add(struct ublk_batch *b, struct ublk_io *io, struct request *req)
+{
+	struct llist_node *link = &ublk_rq(req)->link;
+
+	if (b->newest && b->lane != io->lane)
+		ublk_batch_push(b);
+	if (!b->newest) {
+		b->lane = io->lane;
+		b->carrier = io->cmd;
+		b->oldest = link;
+		b->newest = link;
+		link->next = NULL;
+	} else if (UBLK_RQ_LIST_NEWEST_FIRST) {
+		b->oldest->next = link;
+		b->oldest = link;
+		link->next = NULL;
+	} else {
+		link->next = b->newest;
+		b->newest = link;
+	}
+}
+
+static void ublk_queue_rqs(ublk_rq_list *list)
+{
+	struct ublk_batch batch = {};
+	ublk_rq_list rest;
+	struct request *req;
+
+	ublk_rq_list_init(&rest);
+	while ((req = ublk_rq_list_pop(list))) {
+		struct ublk_queue *q = req->mq_hctx->driver_data;
+		struct ublk_io *io = &q->ios[req->tag];
+
+		if (unlikely(!ublk_admit(q, req))) {
+			/* blk-mq gives these to queue_rq one by one. */
+			ublk_rq_list_append(&rest, req);
+			continue;
+		}
+		/* This path has not told blk-mq yet which request has the tag. */
+		req->mq_hctx->tags->rqs[req->tag] = req;
+		ublk_start(io, req);
+		ublk_batch_add(&batch, io, req);
+	}
+	ublk_batch_push(&batch);
+	*list = rest;
+}
+
+/* Servers may take as long as they want. */
+static enum blk_eh_timer_return ublk_timeout(struct request *req)
+{
+	return BLK_EH_RESET_TIMER;
+}
+
+static int ublk_init_hctx(struct blk_mq_hw_ctx *hctx, void *data, unsigned int index)
+{
+	struct ublk_device *dev = data;
+
+	hctx->driver_data = dev->queues[index];
+	return 0;
+}
+
+/*
+ * End a request with the server's result: @res < 0 is an error, otherwise the first @bytes are
+ * done. What remains is queued again as a request of its own. The caller has armed the tag.
+ *
+ * Softirqs are off so that a last fput() that hangs on the bio is left to another task: releasing
+ * a block device may need the server, which is the one who runs this.
+ */
+void ublk_finish(struct request *req, int res, unsigned int bytes)
+{
+	local_bh_disable();
+	if (likely(res >= 0 && bytes == blk_rq_bytes(req)))
+		blk_mq_end_request(req, BLK_STS_OK);
+	else if (res < 0)
+		blk_mq_end_request(req, errno_to_blk_status(res));
+	else if (!bytes)
+		blk_mq_end_request(req, BLK_STS_IOERR);
+	else if (blk_update_request(req, BLK_STS_OK, bytes))
+		blk_mq_requeue_request(req, true);
+	else
+		__blk_mq_end_request(req, BLK_STS_OK);
+	local_bh_enable();
+}
+
+const struct blk_mq_ops ublk_mq_ops = {
+	.queue_rq	= ublk_queue_rq,
+	.queue_rqs	= ublk_queue_rqs,
+	.init_hctx	= ublk_init_hctx,
+	.timeout	= ublk_timeout,
+};

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0
+/* What a server may say about its disk, and what the block layer is told of it. */
+#include <linux/blkdev.h>
+#include <linux/log2.h>
+
+#include "ublk_drv.h"
+
+/* Larger sizes of physical blocks and of optimal I/O are nonsense, and would overflow. */
+#define UBLK_MAX_SHIFT		28
+/* Sectors beyond this make byte offsets negative. */
+#define UBLK_MAX_DEV_SECTORS	((u64)LLONG_MAX >> SECTOR_SHIFT)
+
+static int ublk_check_basic(const struct ublk_device *dev, const struct ublk_param_basic *p)
+{
+	if (p->logical_bs_shift < SECTOR_SHIFT || p->logical_bs_shift > PAGE_SHIFT)
+		return -EINVAL;
+	if (p->physical_bs_shift > UBLK_MAX_SHIFT || p->io_min_shift > UBLK_MAX_SHIFT ||
+	    p->io_opt_shift > UBLK_MAX_SHIFT)
+		return -EINVAL;
+	if (p->logical_bs_shift > p->physical_bs_shift)
+		return -EINVAL;
+	if (p->max_sectors < PAGE_SECTORS ||
+	    p->max_sectors > dev->info.max_io_buf_bytes >> SECTOR_SHIFT)
+		return -EINVAL;
+	if (p->dev_sectors > UBLK_MAX_DEV_SECTORS)
+		return -EINVAL;
+	return 0;
+}
+
+static int ublk_check_discard(const struct ublk_param_discard *p)
+{
+	if (p->max_discard_sectors && p->max_discard_segments != 1)
+		return -EINVAL;
+	if (!p->discard_granularity)
+		return -EINVAL;
+	return 0;
+}
+
+static int ublk_check_dma(const struct ublk_param_dma_align *p)
+{
+	return p->alignment < PAGE_SIZE && is_power_of_2(p->alignment + 1) ? 0 : -EINVAL;
+}
+
+static int ublk_check_segment(const struct ublk_param_segment *p)
+{
+	u64 boundary = p->seg_boundary_mask + 1;
+
+	/* All ones means no boundary. */
+	if (boundary && (boundary < UBLK_MIN_SEGMENT_SIZE || !is_power_of_2(boundary)))
+		return -EINVAL;
+	if (p->max_segment_size < UBLK_MIN_SEGMENT_SIZE || !p->max_segments)
+		return -EINVAL;
+	return 0;
+}
+
+int ublk_params_check(const struct ublk_device *dev, const struct ublk_params *p)
+{
+	int err;
+
+	if (!(p->types & UBLK_PARAM_TYPE_BASIC) || p->types & UBLK_PARAM_TYPE_DEVT)
+		return -EINVAL;
+	err = ublk_check_basic(dev, &p->basic);
+	if (!err && p->types & UBLK_PARAM_TYPE_DISCARD)
+		err = ublk_check_discard(&p->discard);
+	if (!err && p->types & UBLK_PARAM_TYPE_DMA_ALIGN)
+		err = ublk_check_dma(&p->dma);
+	if (!err && p->types & UBLK_PARAM_TYPE_SEGMENT)
+		err = ublk_check_segment(&p->seg);
+	return err;
+}
+
+/* Shifts of 0 stand for "not said". */
+static unsigned int ublk_shift_to_bytes(u8 shift)
+{
+	return shift < SECTOR_SHIFT ? 0 : 1U << shift;
+}
+
+/* Of checked parameters. */
+void ublk_params_to_limits(const struct ublk_params *p, struct ublk_disk_limits *lim)
+{
+	const struct ublk_param_basic *basic = &p->basic;
+
+	*lim = (struct ublk_disk_limits) {
+		.logical_block_bytes	= 1U << basic->logical_bs_shift,
+		.physical_block_bytes	= 1U << basic->physical_bs_shift,
+		.io_min_bytes		= ublk_shift_to_bytes(basic->io_min_shift),
+		.io_opt_bytes		= ublk_shift_to_bytes(basic->io_opt_shift),
+		.max_sectors		= basic->max_sectors,
+		.chunk_sectors		= basic->chunk_sectors,
+		.virt_boundary_mask	= basic->virt_boundary_mask,
+		/* Data is copied page by page, so no request has to be split for its pages. */
+		.max_segments		= USHRT_MAX,
+		.max_segment_bytes	= UINT_MAX,
+		.write_cache		= basic->attrs & UBLK_ATTR_VOLATILE_CACHE,
+		.fua			= basic->attrs & UBLK_ATTR_FUA,
+		.rotational		= basic->attrs & UBLK_ATTR_ROTATIONAL,
+	};
+
+	if (p->types & UBLK_PARAM_TYPE_DISCARD) {
+		lim->discard_alignment = p->discard.discard_alignment;
+		lim->discard_granularity = p->discard.discard_granularity;
+		lim->max_discard_sectors = p->discard.max_discard_sectors;
+		lim->max_discard_segments = p->discard.max_discard_segments;
+		lim->max_write_zeroes_sectors = p->discard.max_write_zeroes_sectors;
+	}
+	if (p->types & UBLK_PARAM_TYPE_DMA_ALIGN)
+		lim->dma_alignment_mask = p->dma.alignment;
+	if (p->types & UBLK_PARAM_TYPE_SEGMENT) {
+		lim->seg_boundary_mask = p->seg.seg_boundary_mask;
+		lim->max_segment_bytes = p->seg.max_segment_size;
+		lim->max_segments = p->seg.max_segments;
+	}
+}

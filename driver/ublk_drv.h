@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Inside of the ublk driver: its objects, who owns them and which lock protects what.
+ * README.md draws the same picture as text.
+ *
+ *   ublk_device  one /dev/ublkcN and, while started, /dev/ublkbN. Reference counted by its
+ *                struct device; the id is free again when the last reference is gone.
+ *   ublk_queue   one hardware queue: descriptors for the server and the state of each tag.
+ *   ublk_io      one tag.
+ *   ublk_lane    one (task, ring) that serves tags of a queue: requests wait there for the task.
+ *
+ * Locks, outermost first:
+ *   dev->stop_lock   one at a time removes the disk; held while I/O drains
+ *   ring uring_lock  (io_uring's) held around every command of a server
+ *   dev->mutex       all of dev that is not marked otherwise; never held while waiting for I/O,
+ *                    for user memory or for a server, and no command is completed under it,
+ *                    because that may take a uring_lock
+ *   ublk_ids_lock    the table of ids
+ * The I/O path takes none of them.
+ */
+#ifndef UBLK_DRV_H
+#define UBLK_DRV_H
+
+#include <linux/blk-mq.h>
+#include <linux/cdev.h>
+#include <linux/device.h>
+#include <linux/llist.h>
+#include <linux/mutex.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+
+#include "compat/block.h"
+#include "compat/uring.h"
+#include "uapi/ublk_cmd.h"
+
+#define UBLK_MAX_DEVICES	(1U << 20)
+#define UBLK_NO_ID		U32_MAX
+
+/* What this driver does on this kernel. ADD_DEV drops all else. */
+#define UBLK_F_SUPPORTED	(UBLK_F_URING_CMD_COMP_IN_TASK | UBLK_F_NEED_GET_DATA |	\
+				 UBLK_F_CMD_IOCTL_ENCODE | UBLK_F_PER_IO_DAEMON)
+/* Granted whether asked for or not. */
+#define UBLK_F_ALWAYS		(UBLK_F_URING_CMD_COMP_IN_TASK | UBLK_F_CMD_IOCTL_ENCODE | \
+				 UBLK_F_PER_IO_DAEMON)
+
+#define UBLK_PARAMS_SUPPORTED	(UBLK_PARAM_TYPE_BASIC | UBLK_PARAM_TYPE_DISCARD |	\
+				 UBLK_PARAM_TYPE_DEVT | UBLK_PARAM_TYPE_DMA_ALIGN |	\
+				 UBLK_PARAM_TYPE_SEGMENT)
+
+struct ublk_device;
+struct ublk_queue;
+
+/*
+ * State of a tag. Each transition has one place:
+ *
+ *   IDLE -> ACTIVE       FETCH, under dev->mutex (chan.c)
+ *   ACTIVE -> QUEUED     a request arrives, in queue_rq with the gate open (dispatch.c)
+ *   QUEUED -> OWNED      the task is given the request (dispatch.c)
+ *   QUEUED -> WANT_DATA  the task is asked for a buffer first (dispatch.c)
+ *   WANT_DATA -> OWNED   NEED_GET_DATA, in the task (chan.c)
+ *   OWNED, WANT_DATA -> ACTIVE   COMMIT_AND_FETCH, in the task (chan.c)
+ *   QUEUED -> ACTIVE     the task is dead or its buffer faults: the request went back (dispatch.c)
+ *   ACTIVE -> CANCELED   cmpxchg by whoever completes the command with ABORT (abort.c)
+ *   OWNED, WANT_DATA -> CANCELED the task is gone: its request is given back (abort.c)
+ *   any -> IDLE          the char device was released and nobody else is left (abort.c)
+ *
+ * Only ACTIVE -> QUEUED and ACTIVE -> CANCELED start from the same state. The gate keeps them
+ * apart: a command is cancelled only after its queue's gate was closed and an RCU grace period
+ * went by, and both queue_rq and arming a command look at the gate inside an RCU read section.
+ */
+enum ublk_io_state {
+	UBLK_IO_IDLE,
+	UBLK_IO_ACTIVE,
+	UBLK_IO_QUEUED,
+	UBLK_IO_OWNED,
+	UBLK_IO_WANT_DATA,
+	UBLK_IO_CANCELED,
+};
+
+struct ublk_io {
+	struct io_uring_cmd	*cmd;	/* ours while ACTIVE or QUEUED */
+	struct request		*req;	/* while QUEUED, OWNED or WANT_DATA */
+	struct ublk_lane	*lane;	/* set by FETCH, until the char device is released */
+	struct task_struct	*task;	/* lane->task, the only one that may commit */
+	u64			addr;	/* the server's buffer; written by its task */
+	u32			state;	/* enum ublk_io_state */
+	u32			bytes;	/* of the request as the server knows it; by its task */
+} ____cacheline_aligned_in_smp;
+
+/*
+ * Requests on their way to one task of the server.
+ *
+ * Anybody may push. Whoever finds the list empty schedules one task work, carried by the command
+ * of the request it pushed, and that task work takes the whole list once. So there is at most one
+ * task work per list, its command cannot go away before it runs, and order is first in, first out
+ * whatever order io_uring runs its task work in.
+ */
+struct ublk_lane {
+	struct llist_head	pending;	/* struct ublk_rq::link, newest first */
+	/* fixed after creation */
+	struct task_struct	*task ____cacheline_aligned_in_smp;	/* holds a reference */
+	void			*ring;
+	struct ublk_queue	*queue;
+	struct ublk_lane	*next;		/* queue->lanes, under dev->mutex */
+	unsigned int		seen_in_exec;	/* by the monitor: polls that found task in exec */
+};
+
+/* What becomes of a request that arrives. Written under dev->mutex. */
+enum ublk_gate {
+	UBLK_GATE_FAIL,		/* no server and none expected */
+	UBLK_GATE_HOLD,		/* no server now: wait on the requeue list */
+	UBLK_GATE_OPEN,		/* every tag is fetched */
+};
+
+struct ublk_queue {
+	/* fixed after creation */
+	struct ublk_device	*dev;
+	struct ublksrv_io_desc	*descs;		/* mapped by the server, one a tag */
+	unsigned int		descs_order;
+	u16			id;
+	u16			depth;
+	bool			asks_for_buffer;	/* UBLK_F_NEED_GET_DATA */
+
+	u8			gate;		/* enum ublk_gate */
+
+	/* under dev->mutex */
+	u16			nr_fetched;
+	struct ublk_lane	*lanes;
+
+	struct ublk_io		ios[];
+};
+
+/* Our part of a request. */
+struct ublk_rq {
+	struct llist_node	link;		/* lane->pending */
+	u32			op_flags;	/* as in ublksrv_io_desc */
+};
+
+/* Our part of an armed command. */
+struct ublk_cmd {
+	struct ublk_io		*io;
+};
+
+/* Bits of dev->flags, changed atomically. */
+enum ublk_dev_flag {
+	UBLK_DEV_OPEN,		/* the char device has an opener, or its release is not done yet */
+	UBLK_DEV_DELETED,	/* DEL_DEV was accepted: no new users */
+	UBLK_DEV_UNTRUSTED,	/* a task without CAP_SYS_ADMIN fetched: no partition scan */
+	UBLK_DEV_FLUSHED,	/* somebody closed the char device since the monitor looked */
+};
+
+struct ublk_device {
+	/* fixed after creation */
+	struct ublk_queue	**queues;
+	u64			flags_granted;	/* info.flags, for the readers without the mutex */
+	u16			nr_queues;
+	u16			depth;
+	u32			id;
+	u64			serial;		/* tells devices apart that had the same id */
+	struct blk_mq_tag_set	tag_set;
+	struct cdev		cdev;
+	struct device		cdev_dev;
+
+	unsigned long		flags;		/* enum ublk_dev_flag */
+
+	struct mutex		stop_lock;
+	struct mutex		mutex;
+	/* under mutex */
+	struct ublksrv_ctrl_dev_info info;
+	struct ublk_params	params;
+	struct gendisk		*disk;		/* from START_DEV until it is stopped */
+	struct pid		*server;	/* thread group that opened the char device */
+	bool			stopping;	/* the disk is being removed */
+	bool			canceling;	/* FETCH is refused until the char device is released */
+	u16			nr_ready;	/* queues with every tag fetched */
+	u32			stops;		/* counts STOP_DEV and DEL_DEV, for those who wait */
+
+	wait_queue_head_t	wait;		/* nr_ready, stops or state changed */
+	struct mm_struct	*mm;		/* that mapped descriptors; cmpxchg, compared only */
+
+	bool			released;	/* by release_work only: nobody has the char device */
+	struct work_struct	release_work;	/* last close of the char device */
+	struct work_struct	cancel_work;	/* stage 1 for STOP_DEV and DEL_DEV */
+	struct work_struct	scan_work;	/* partition scan */
+	struct delayed_work	monitor_work;	/* looks for a dead server */
+};
+
+/* One control command, copied out of the SQE. */
+struct ublk_ctrl {
+	struct ublksrv_ctrl_cmd	cmd;
+	unsigned int		issue_flags;
+};
+
+/* main.c */
+extern struct workqueue_struct *ublk_wq;
+extern struct class *ublk_char_class;
+extern dev_t ublk_char_devt;
+
+/* dev.c */
+struct ublk_device *ublk_dev_create(struct ublksrv_ctrl_dev_info *info);
+struct ublk_device *ublk_dev_find(u32 id);
+void ublk_dev_get(struct ublk_device *dev);
+void ublk_dev_put(struct ublk_device *dev);
+int ublk_dev_delete(struct ublk_device *dev);
+bool ublk_dev_id_in_use(u32 id, u64 serial);
+void ublk_dev_delete_all(void);
+extern wait_queue_head_t ublk_id_wait;
+
+/* ctrl.c */
+int ublk_ctrl_register(void);
+void ublk_ctrl_unregister(void);
+
+/* params.c */
+int ublk_params_check(const struct ublk_device *dev, const struct ublk_params *p);
+void ublk_params_to_limits(const struct ublk_params *p, struct ublk_disk_limits *lim);
+
+/* chan.c */
+extern const struct file_operations ublk_chan_fops;
+
+/* queue.c */
+struct ublk_queue *ublk_queue_create(struct ublk_device *dev, u16 id);
+void ublk_queue_destroy(struct ublk_queue *q);
+size_t ublk_queue_desc_bytes(u16 depth);
+struct ublk_lane *ublk_lane_get(struct ublk_queue *q, struct task_struct *task, void *ring);
+void ublk_lanes_free(struct ublk_queue *q);
+bool ublk_publish(struct ublk_queue *q, struct ublk_io *io, struct io_uring_cmd *cmd);
+bool ublk_arm(struct ublk_queue *q, struct ublk_io *io, struct io_uring_cmd *cmd,
+	      unsigned int issue_flags);
+bool ublk_cancel_io(struct ublk_io *io, unsigned int issue_flags);
+
+/* dispatch.c */
+extern const struct blk_mq_ops ublk_mq_ops;
+void ublk_hand_over(struct ublk_queue *q, struct ublk_io *io, struct request *req,
+		    struct io_uring_cmd *cmd, unsigned int issue_flags);
+void ublk_finish(struct request *req, int res, unsigned int bytes);
+void ublk_give_back(struct ublk_device *dev, struct request *req, bool reissue);
+
+/* copy.c */
+unsigned int ublk_copy_to_server(struct request *req, u64 addr);
+unsigned int ublk_copy_from_server(struct request *req, u64 addr, unsigned int bytes);
+
+/* disk.c */
+int ublk_disk_start(struct ublk_device *dev);
+void ublk_disk_stop(struct ublk_device *dev);
+void ublk_dev_stop(struct ublk_device *dev);
+void ublk_scan_work(struct work_struct *work);
+
+/* abort.c */
+void ublk_gates_close(struct ublk_device *dev);
+void ublk_cancel_begin(struct ublk_device *dev);
+void ublk_cancel_all(struct ublk_device *dev);
+void ublk_cancel_work(struct work_struct *work);
+void ublk_monitor_start(struct ublk_device *dev);
+void ublk_monitor_kick(struct ublk_device *dev);
+void ublk_monitor_work(struct work_struct *work);
+void ublk_release_work(struct work_struct *work);
+
+static inline struct ublk_rq *ublk_rq(struct request *req)
+{
+	return blk_mq_rq_to_pdu(req);
+}
+
+static inline struct request *ublk_rq_from_link(struct llist_node *link)
+{
+	return blk_mq_rq_from_pdu(llist_entry(link, struct ublk_rq, link));
+}
+
+static inline struct ublk_cmd *ublk_cmd(struct io_uring_cmd *cmd)
+{
+	BUILD_BUG_ON(sizeof(struct ublk_cmd) > sizeof(cmd->pdu));
+	return ublk_uring_private(cmd);
+}
+
+static inline u16 ublk_io_tag(const struct ublk_queue *q, const struct ublk_io *io)
+{
+	return io - q->ios;
+}
+
+/* Does the disk outlive its server? */
+static inline bool ublk_dev_recoverable(const struct ublk_device *dev)
+{
+	return dev->flags_granted & UBLK_F_USER_RECOVERY;
+}
+
+#endif

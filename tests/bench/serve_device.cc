@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The engine alone, as a program: serves one null or file device until SIGTERM or SIGINT. What is
+// measured with it is the engine, with nothing of the daemon around it.
+#include <signal.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "daemon/target/file.h"
+#include "daemon/target/null.h"
+#include "daemon/ublk/control.h"
+#include "daemon/ublk/device.h"
+#include "daemon/ublk/process.h"
+
+namespace ublkd {
+namespace {
+
+struct Arguments {
+  std::string target = "null";
+  std::string path;
+  uint64_t size_bytes = uint64_t{1} << 30;
+  uint32_t block_bytes = 0;
+  ublk::DeviceOptions device;
+};
+
+absl::StatusOr<std::unique_ptr<ublk::DeviceTarget>> OpenTarget(const Arguments& arguments) {
+  if (arguments.target == "file") {
+    return target::OpenFileTarget(
+        {.path = arguments.path, .logical_block_bytes = arguments.block_bytes});
+  }
+  const uint32_t block = arguments.block_bytes == 0 ? ublk::kSectorBytes : arguments.block_bytes;
+  return target::MakeNullTarget(arguments.size_bytes, block);
+}
+
+absl::Status Serve(const Arguments& arguments) {
+  sigset_t ends;
+  sigemptyset(&ends);
+  sigaddset(&ends, SIGTERM);
+  sigaddset(&ends, SIGINT);
+  // Before any thread, so that all of them leave these to us.
+  sigprocmask(SIG_BLOCK, &ends, nullptr);
+  ublk::PrepareServingProcess();
+
+  auto control = ublk::Control::Open();
+  if (!control.ok()) return control.status();
+  auto target = OpenTarget(arguments);
+  if (!target.ok()) return target.status();
+  auto device = ublk::Device::Create(**control, arguments.device, *std::move(target));
+  if (!device.ok()) return device.status();
+  std::printf("%s\n", (*device)->block_path().c_str());
+  std::fflush(stdout);
+  int received = 0;
+  sigwait(&ends, &received);
+  return (*device)->Stop(ublk::StopMode::kForce);
+}
+
+}  // namespace
+}  // namespace ublkd
+
+int main(int argc, char** argv) {
+  ublkd::Arguments arguments;
+  CLI::App app("Serves one ublk device until SIGTERM, and prints its path when it is live");
+  app.add_option("--target", arguments.target, "null or file")
+      ->check(CLI::IsMember({"null", "file"}));
+  app.add_option("--path", arguments.path, "file: what is served");
+  app.add_option("--size", arguments.size_bytes, "null: bytes");
+  app.add_option("--block", arguments.block_bytes, "logical block, bytes");
+  app.add_option("--queues", arguments.device.queues, "hardware queues");
+  app.add_option("--depth", arguments.device.depth, "requests in flight for each queue");
+  app.add_flag("!--no-metrics", arguments.device.metrics, "without counters");
+  CLI11_PARSE(app, argc, argv);
+
+  const absl::Status status = ublkd::Serve(arguments);
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
+  return 1;
+}

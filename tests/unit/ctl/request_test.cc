@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gmock/gmock.h>
+#include <google/protobuf/util/message_differencer.h>
+
+#include <filesystem>
+
+#include "tests/unit/ctl/canned_server.h"
+
+namespace ublkd::ctl {
+namespace {
+
+using google::protobuf::util::MessageDifferencer;
+
+class CtlRequest : public CtlTest {
+ protected:
+  // What `ublkctl device create` sends for `arguments`.
+  v1::DeviceSpec Spec(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"device", "create"});
+    const Result result = Run(arguments);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_EQ(result.out, "/dev/ublkb0\n") << "only the path, for use in other commands";
+    return state_.create_device.value_or(v1::CreateDeviceRequest()).spec();
+  }
+};
+
+TEST_F(CtlRequest, AVolumeIsAttachedWithTheDefaultsOfTheServer) {
+  v1::DeviceSpec expected;
+  expected.mutable_volume()->set_volume_id("fast/db");
+  const v1::DeviceSpec sent = Spec({"--volume", "fast/db"});
+  EXPECT_TRUE(MessageDifferencer::Equals(sent, expected)) << sent.DebugString();
+}
+
+TEST_F(CtlRequest, EveryOptionOfADeviceIsSent) {
+  v1::DeviceSpec expected;
+  expected.mutable_null()->set_size_bytes(uint64_t{10} << 30);
+  expected.set_id(7);
+  expected.set_queues(4);
+  expected.set_depth(64);
+  expected.set_max_io_bytes(1 << 20);
+  expected.set_logical_block_bytes(4096);
+  expected.set_read_only(true);
+  const v1::DeviceSpec sent =
+      Spec({"--null", "10GiB", "--id", "7", "--queues", "4", "--depth", "64", "--max-io", "1MiB",
+            "--block-size", "4KiB", "--read-only"});
+  EXPECT_TRUE(MessageDifferencer::Equals(sent, expected)) << sent.DebugString();
+}
+
+TEST_F(CtlRequest, IdZeroIsNotTheSameAsNoId) {
+  EXPECT_TRUE(Spec({"--null", "1MiB", "--id", "0"}).has_id());
+  EXPECT_FALSE(Spec({"--null", "1MiB"}).has_id());
+}
+
+TEST_F(CtlRequest, ARelativeFileIsSentAsAnAbsolutePath) {
+  const std::string here = std::filesystem::current_path();
+  EXPECT_EQ(Spec({"--file", "disks/../a.img"}).file().path(), here + "/a.img");
+  EXPECT_EQ(Spec({"--file", "/srv/b.img"}).file().path(), "/srv/b.img");
+}
+
+TEST_F(CtlRequest, AVolumeIsCreatedWithItsPoolAndLabels) {
+  const Result result = Run({"volume", "create", "fast/log", "--size", "512MiB", "--block-size",
+                             "512", "--thick", "--label", "team=search", "--label", "note=a=b"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(result.out, "fast/log\n");
+  v1::CreateVolumeRequest expected;
+  expected.set_pool("fast");
+  expected.set_name("log");
+  expected.set_size_bytes(uint64_t{512} << 20);
+  expected.set_logical_block_bytes(512);
+  expected.set_provisioning(v1::PROVISIONING_THICK);
+  (*expected.mutable_labels())["team"] = "search";
+  (*expected.mutable_labels())["note"] = "a=b";
+  ASSERT_TRUE(state_.create_volume.has_value());
+  EXPECT_TRUE(MessageDifferencer::Equals(*state_.create_volume, expected))
+      << state_.create_volume->DebugString();
+}
+
+TEST_F(CtlRequest, AVolumeWithoutAPoolGoesToTheOnlyPool) {
+  const Result result = Run({"volume", "create", "db", "--size=10GiB"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  ASSERT_TRUE(state_.create_volume.has_value());
+  EXPECT_EQ(state_.create_volume->pool(), "");
+  EXPECT_EQ(state_.create_volume->name(), "db");
+  EXPECT_EQ(state_.create_volume->provisioning(), v1::PROVISIONING_THIN);
+}
+
+TEST_F(CtlRequest, ALongListOfVolumesIsFetchedPageByPage) {
+  state_.page_volumes = 1;
+  const Result result = Run({"volume", "list", "-o", "json"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  for (const char* id : {"bulk/archive", "fast/db", "fast/log"}) {
+    EXPECT_THAT(result.out, testing::HasSubstr(std::string("\"id\": \"") + id + "\""));
+  }
+  EXPECT_EQ(state_.list_volumes.size(), 3u) << "three volumes on pages of one";
+}
+
+TEST_F(CtlRequest, VolumesOfOnePoolAreAskedFromTheServer) {
+  EXPECT_EQ(Run({"volume", "list", "--pool", "bulk"}).exit_code, 0);
+  ASSERT_EQ(state_.list_volumes.size(), 1u);
+  EXPECT_EQ(state_.list_volumes.front().pool(), "bulk");
+}
+
+TEST_F(CtlRequest, ADeviceIsNamedByIdOrPath) {
+  EXPECT_EQ(Run({"device", "delete", "0", "ublkb12"}).exit_code, 0);
+  EXPECT_EQ(Run({"device", "delete", "/dev/ublkb12"}).exit_code, 0);
+  EXPECT_EQ(state_.deleted_devices, (std::vector<uint32_t>{0, 12, 12}));
+}
+
+TEST_F(CtlRequest, GlobalOptionsStandBeforeOrBehindTheCommand) {
+  EXPECT_EQ(Run({"-o", "json", "device", "list"}).out.substr(0, 1), "[");
+  EXPECT_EQ(Run({"device", "-o", "json", "list"}).out.substr(0, 1), "[");
+  EXPECT_EQ(Run({"device", "list", "--output=json"}).out.substr(0, 1), "[");
+}
+
+TEST_F(CtlRequest, TheSocketOfTheFlagWinsOverTheVariable) {
+  const Result result = RunProgram({UBLKCTL_PROGRAM, "info", "--socket", socket()},
+                                   {{"UBLKD_SOCKET", "/nonexistent/ublkd.sock"}});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+}
+
+}  // namespace
+}  // namespace ublkd::ctl

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/ublk/buffer_pool.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <cstring>
+#include <fstream>
+#include <utility>
+
+namespace ublkd::ublk {
+namespace {
+
+size_t ResidentBytes() {
+  size_t total_pages = 0;
+  size_t resident_pages = 0;
+  std::ifstream("/proc/self/statm") >> total_pages >> resident_pages;
+  return resident_pages * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+}
+
+TEST(BufferPool, UntouchedBuffersCostNoMemory) {
+  const size_t before_bytes = ResidentBytes();
+  auto pool = BufferPool::Create(128, 512 << 10);
+  ASSERT_TRUE(pool.ok()) << pool.status();
+  EXPECT_LT(ResidentBytes() - before_bytes, size_t{512} << 10);
+  (*pool)[77][0] = std::byte{1};
+  EXPECT_LT(ResidentBytes() - before_bytes, size_t{512} << 10) << "one page, not a huge one";
+}
+
+TEST(BufferPool, BuffersAreAlignedAndApart) {
+  auto made = BufferPool::Create(4, 8192);
+  ASSERT_TRUE(made.ok()) << made.status();
+  const BufferPool pool = *std::move(made);
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(pool[i]) % 4096, 0u);
+    std::memset(pool[i], static_cast<int>(i), 8192);
+  }
+  for (size_t i = 0; i < 4; ++i) EXPECT_EQ(pool[i][8191], std::byte(i));
+}
+
+}  // namespace
+}  // namespace ublkd::ublk

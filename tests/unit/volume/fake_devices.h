@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "daemon/volume/device_factory.h"
+
+namespace ublkd::volume {
+
+/// A kernel driver in memory: it has no disks, but ids, servers and users of its devices. The real
+/// one is tested in virtual machines.
+class FakeDevices : public DeviceFactory {
+ public:
+  class Served;
+
+  absl::Status Probe() override {
+    const std::lock_guard lock(mutex_);
+    return state_;
+  }
+  bool Present() const override {
+    const std::lock_guard lock(mutex_);
+    return state_.ok();
+  }
+  absl::StatusOr<DriverInfo> Driver() override {
+    if (absl::Status state = Probe(); !state.ok()) return state;
+    return DriverInfo{"1.2.3", {"CMD_IOCTL_ENCODE"}};
+  }
+  absl::StatusOr<std::optional<KernelDevice>> Find(uint32_t id) override {
+    if (absl::Status state = Probe(); !state.ok()) return state;
+    const std::lock_guard lock(mutex_);
+    const auto found = kernel_.find(id);
+    if (found == kernel_.end() || hidden_.count(id) != 0) return std::nullopt;
+    return KernelDevice{found->second};
+  }
+  absl::Status Remove(uint32_t id) override {
+    Pass(remove_gate_);
+    const std::lock_guard lock(mutex_);
+    removed_.push_back(id);
+    kernel_.erase(id);
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::shared_ptr<ServedDevice>> Create(
+      const ublk::DeviceOptions& options, std::unique_ptr<ublk::DeviceTarget> target) override;
+
+  /// OK, or why there is no driver.
+  void SetState(absl::Status state) {
+    const std::lock_guard lock(mutex_);
+    state_ = std::move(state);
+  }
+  /// A device of another server; with -1, of a dead one.
+  void AddForeign(uint32_t id, pid_t server_pid) {
+    const std::lock_guard lock(mutex_);
+    kernel_[id] = server_pid;
+  }
+  /// Find does not see it: it appears between Find and Create.
+  void Hide(uint32_t id) {
+    const std::lock_guard lock(mutex_);
+    hidden_.insert(id);
+  }
+  void FailNextCreate(absl::Status status) {
+    const std::lock_guard lock(mutex_);
+    failure_ = std::move(status);
+  }
+  /// While held, Create or Remove waits inside, as a kernel call on a hung backend would.
+  void HoldCreate(bool hold) { Hold(create_gate_, hold); }
+  void HoldRemove(bool hold) { Hold(remove_gate_, hold); }
+  void WaitUntilHeld() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return waiting_ > 0; });
+  }
+  /// Runs in Create before the device is there.
+  void OnCreate(std::function<void(uint32_t id)> hook) { on_create_ = std::move(hook); }
+
+  void SetInUse(uint32_t id, bool in_use) {
+    const std::lock_guard lock(mutex_);
+    if (in_use) {
+      in_use_.insert(id);
+    } else {
+      in_use_.erase(id);
+    }
+  }
+  void SetStats(uint32_t id, ublk::DeviceStats stats) {
+    const std::lock_guard lock(mutex_);
+    stats_[id] = std::move(stats);
+  }
+  /// Deletes a device behind its server's back.
+  void DeleteFromOutside(uint32_t id);
+
+  std::map<uint32_t, pid_t> kernel() const {
+    const std::lock_guard lock(mutex_);
+    return kernel_;
+  }
+  std::vector<uint32_t> removed() const {
+    const std::lock_guard lock(mutex_);
+    return removed_;
+  }
+  std::vector<uint32_t> forced() const {
+    const std::lock_guard lock(mutex_);
+    return forced_;
+  }
+
+ private:
+  void Hold(bool& gate, bool hold) {
+    const std::lock_guard lock(mutex_);
+    gate = hold;
+    changed_.notify_all();
+  }
+  void Pass(const bool& gate) {
+    std::unique_lock lock(mutex_);
+    ++waiting_;
+    changed_.notify_all();
+    changed_.wait(lock, [&gate] { return !gate; });
+    --waiting_;
+  }
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  absl::Status state_;
+  absl::Status failure_;
+  std::map<uint32_t, pid_t> kernel_;
+  std::set<uint32_t> hidden_;
+  std::set<uint32_t> in_use_;
+  std::map<uint32_t, ublk::DeviceStats> stats_;
+  std::map<uint32_t, std::function<void()>> unexpected_end_;
+  std::vector<uint32_t> removed_;
+  std::vector<uint32_t> forced_;
+  bool create_gate_ = false;
+  bool remove_gate_ = false;
+  int waiting_ = 0;
+  std::function<void(uint32_t)> on_create_;
+};
+
+class FakeDevices::Served : public ServedDevice {
+ public:
+  Served(FakeDevices& owner, ublk::DeviceOptions options,
+         std::unique_ptr<ublk::DeviceTarget> target)
+      : owner_(owner), options_(std::move(options)), target_(std::move(target)) {}
+  ~Served() override { (void)Stop(ublk::StopMode::kForce); }
+
+  uint32_t major() const override { return 240; }
+  uint32_t minor() const override { return *options_.id; }
+  const ublk::DeviceOptions& options() const override { return options_; }
+  const ublk::Geometry& geometry() const override { return target_->geometry(); }
+  std::string buffer_mode() const override { return "copy"; }
+  ublk::Features features() const override {
+    return ublk::Features().With(ublk::Feature::kCmdIoctlEncode);
+  }
+  bool live() const override {
+    const std::lock_guard lock(owner_.mutex_);
+    return owner_.kernel_.count(*options_.id) != 0 && !stopped_;
+  }
+  ublk::DeviceStats Stats() const override {
+    const std::lock_guard lock(owner_.mutex_);
+    const auto found = owner_.stats_.find(*options_.id);
+    if (found != owner_.stats_.end()) return found->second;
+    return {std::vector<ublk::QueueStats>(options_.queues)};
+  }
+  absl::Status Stop(ublk::StopMode mode) override {
+    const std::lock_guard lock(owner_.mutex_);
+    const uint32_t id = *options_.id;
+    if (stopped_) return absl::OkStatus();
+    const bool in_use = owner_.in_use_.count(id) != 0;
+    if (in_use && mode == ublk::StopMode::kIfUnused) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("/dev/ublkb", id, " is in use: it is open or mounted; unmount it first"));
+    }
+    if (in_use) owner_.forced_.push_back(id);
+    stopped_ = true;
+    owner_.kernel_.erase(id);
+    owner_.unexpected_end_.erase(id);
+    return absl::OkStatus();
+  }
+
+ private:
+  FakeDevices& owner_;
+  const ublk::DeviceOptions options_;
+  const std::unique_ptr<ublk::DeviceTarget> target_;
+  bool stopped_ = false;
+};
+
+inline absl::StatusOr<std::shared_ptr<ServedDevice>> FakeDevices::Create(
+    const ublk::DeviceOptions& options, std::unique_ptr<ublk::DeviceTarget> target) {
+  if (on_create_) on_create_(*options.id);
+  Pass(create_gate_);
+  {
+    const std::lock_guard lock(mutex_);
+    if (!failure_.ok()) return std::exchange(failure_, absl::OkStatus());
+    if (!kernel_.emplace(*options.id, getpid()).second) {
+      return absl::AlreadyExistsError(absl::StrCat("id ", *options.id, " is in use"));
+    }
+    unexpected_end_[*options.id] = options.on_unexpected_end;
+  }
+  return std::make_shared<Served>(*this, options, std::move(target));
+}
+
+inline void FakeDevices::DeleteFromOutside(uint32_t id) {
+  std::function<void()> ended;
+  {
+    const std::lock_guard lock(mutex_);
+    kernel_.erase(id);
+    ended = unexpected_end_[id];
+  }
+  ended();
+}
+
+}  // namespace ublkd::volume

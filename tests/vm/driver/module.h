@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef UBLKD_TESTS_VM_DRIVER_MODULE_H_
+#define UBLKD_TESTS_VM_DRIVER_MODULE_H_
+
+namespace ublkd::driver_test {
+
+// Inserts the module under test; false if the kernel refuses it.
+bool LoadDriver();
+// Removes it; 0 or errno, EAGAIN or EBUSY while it is used.
+int UnloadDriver();
+
+}  // namespace ublkd::driver_test
+
+#endif  // UBLKD_TESTS_VM_DRIVER_MODULE_H_

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `run` command: prepares a guest, runs a program in it, and judges the outcome."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import host
+import images
+import kernels
+import machine
+import session
+import verdict
+
+EXIT_KERNEL = 125
+EXIT_TIMEOUT = 124
+EXIT_HARNESS = 126
+_CONSOLE_TAIL_LINES = 25
+_MOST_THREAD_LINES = 60
+_MIB = 1024 * 1024
+_KIB_PER_MIB = 1024
+
+
+@dataclass
+class Order:
+    """What to run; sizes are MiB."""
+
+    kernel: str
+    words: list[str]
+    payload: Path | None = None
+    adds: list[tuple[Path, str]] = field(default_factory=list)
+    out: Path | None = None
+    cpus: int = 2
+    memory_mib: int = 1536
+    scratch_mib: int = 0
+    ramdisk_mib: int = 0
+    limit_seconds: float = 600.0
+    icount: bool = False
+    interactive: bool = False
+    append: list[str] = field(default_factory=list)
+    allow: list[str] = field(default_factory=list)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if not source.exists():
+        raise host.Failure(f"packing {source}: there is no such file or folder; check the path")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, symlinks=True)
+    else:
+        shutil.copy2(source, target)
+
+
+def _payload_disk(order: Order, folder: Path) -> machine.Disk | None:
+    """Packs the payload and the additional files into one small disk."""
+    if order.payload is None and not order.adds:
+        return None
+    tree = folder / "pack"
+    tree.mkdir()
+    if order.payload is not None:
+        _copy(order.payload, tree / "payload")
+    for number, (source, _) in enumerate(order.adds):
+        _copy(source, tree / "add" / str(number))
+    image = folder / "payload.ext4"
+    images.make_ext4(tree, image, images.tree_mib(tree), "payload", "^has_journal,^resize_inode")
+    shutil.rmtree(tree)
+    return machine.Disk("payload", image, shared=True)
+
+
+def _scratch_disk(order: Order, folder: Path) -> machine.Disk | None:
+    """An empty sparse disk, in memory when the machine has enough of it."""
+    if not order.scratch_mib:
+        return None
+    empty = folder / "empty"
+    empty.mkdir()
+    image = folder / "scratch.ext4"
+    images.make_ext4(empty, image, order.scratch_mib, "scratch", "^resize_inode")
+    return machine.Disk("scratch", image, shared=False)
+
+
+def _orders_for_guest(order: Order) -> dict[str, str]:
+    settings = []
+    if order.payload is not None or order.adds:
+        settings.append("PAYLOAD=1")
+    if order.scratch_mib:
+        settings.append("SCRATCH=1")
+    if order.ramdisk_mib:
+        settings.append(f"RAMDISK_KIB={order.ramdisk_mib * _KIB_PER_MIB}")
+    if order.interactive:
+        settings.append("INTERACTIVE=1")
+    return {
+        "settings": "".join(f"{line}\n" for line in settings),
+        "command": "".join(f"{word}\0" for word in order.words),
+        "adds": "".join(f"{target}\0" for _, target in order.adds),
+    }
+
+
+def _prepare(order: Order, folder: Path) -> machine.Spec:
+    kernel = kernels.fetch(order.kernel)
+    disks = [
+        machine.Disk("root", images.userland(), shared=True),
+        machine.Disk("modules", images.modules_disk(kernel), shared=True),
+    ]
+    for disk in (_payload_disk(order, folder), _scratch_disk(order, folder)):
+        if disk is not None:
+            disks.append(disk)
+    initramfs = folder / "initramfs.cpio"
+    images.initramfs(kernel, _orders_for_guest(order), initramfs)
+    return machine.Spec(
+        vmlinuz=Path(kernel.vmlinuz),
+        initramfs=initramfs,
+        disks=disks,
+        folder=folder,
+        cpus=order.cpus,
+        memory_mib=order.memory_mib + order.ramdisk_mib,
+        icount=order.icount,
+        interactive=order.interactive,
+        append=order.append,
+    )
+
+
+def _unpack_files(folder: Path, out: Path) -> None:
+    """Unpacks the files of the guest's /out; a cut-off archive gives what there is of it.
+
+    Links and device nodes are left out, so that nothing is written outside the folder.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with tarfile.open(folder / "files.tar") as archive:
+            for member in archive:
+                path = out / member.name
+                data = archive.extractfile(member) if member.isreg() else None
+                if data is None or ".." in path.parts or Path(member.name).is_absolute():
+                    continue
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("wb") as file:
+                    shutil.copyfileobj(data, file)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        host.say(f"reading the guest's files: {error}", level=2)
+
+
+def _kernel_lines(report: session.Report, out: Path, order: Order) -> list[str]:
+    """The lines with which the kernel failed the run."""
+    allowed = verdict.read_allow_file() + [verdict.compile_pattern(text) for text in order.allow]
+    kmsg = out / "kmsg.txt"
+    lines: list[str] = []
+    last = -1.0
+    if kmsg.exists():
+        messages = verdict.read_kmsg(kmsg)
+        lines = verdict.judge(messages, allowed)
+        last = messages[-1].seconds if messages else last
+    later = [m for m in verdict.read_console(report.console) if m.seconds > last]
+    lines += verdict.judge(later, allowed)
+    leaks = out / "kmemleak.txt"
+    if leaks.exists() and leaks.stat().st_size:
+        lines += [f"> {line}" for line in leaks.read_text(errors="replace").splitlines()[:40]]
+    return lines
+
+
+def _complain(text: str, lines: list[str] | None = None) -> None:
+    host.say(f"FAILED: {text}", level=0)
+    for line in lines or []:
+        host.say(f"  {line}", level=0)
+
+
+def _conclude(order: Order, report: session.Report, out: Path) -> int:
+    """Tells what went wrong, and gives the exit status of the command."""
+    tail = (report.console + report.console_after).splitlines()[-_CONSOLE_TAIL_LINES:]
+    bad = _kernel_lines(report, out, order)
+    if bad:
+        _complain("the kernel complained; mend the cause, or allow the message with --allow", bad)
+    for text in report.stuck:
+        _complain(f"process {text} can't be killed at the end; find out what it waits for")
+    threads = out / "threads.txt"
+    if threads.exists():
+        lines = threads.read_text(errors="replace").splitlines()
+        _complain("these threads were left", lines[:_MOST_THREAD_LINES])
+    if report.broken:
+        _complain(f"{report.broken[0]} in the guest; see console.log", tail)
+        return EXIT_HARNESS
+    if report.missing_program:
+        _complain(
+            f"{order.words[0]}: no such program in the guest; the payload is at /opt/ublkd, "
+            "other packages go into tests/vm/guest/packages.txt"
+        )
+        return 127
+    if report.timed_out and report.started_after is None:
+        _complain("the guest did not come up in time; look at its last lines", tail)
+        return EXIT_HARNESS
+    if report.timed_out:
+        _complain(
+            f"the program took longer than its time limit of {order.limit_seconds:.0f} s; "
+            "look at the last console lines and the threads, or raise --timeout if it only is slow",
+            tail,
+        )
+        return EXIT_TIMEOUT
+    if report.status is None or not report.files_complete:
+        when = "before the program started" if report.started_after is None else "while it ran"
+        _complain(f"the guest ended {when}; {report.qemu_errors or 'see its last lines'}", tail)
+        return EXIT_HARNESS if report.started_after is None else EXIT_KERNEL
+    if report.status:
+        host.say(f"the program ended with status {report.status}", level=1)
+        return report.status
+    return EXIT_KERNEL if bad or report.stuck else 0
+
+
+def run(order: Order) -> int:
+    """Runs an order and returns the command's exit status."""
+    if machine.qemu_major() < machine.MINIMUM_QEMU:
+        raise host.Failure(
+            f"starting a guest: QEMU {machine.MINIMUM_QEMU} or newer is missing; run `vm.py setup`"
+        )
+    with machine.run_folder((order.scratch_mib + order.memory_mib) * _MIB) as folder:
+        spec = _prepare(order, folder)
+        host.say(f"booting {order.kernel}")
+        report = session.Session(spec, order.limit_seconds).follow()
+        return _collect(order, report, folder)
+
+
+def _collect(order: Order, report: session.Report, folder: Path) -> int:
+    """Brings the guest's files and logs to where they are wanted, and concludes."""
+    out = order.out or folder / "out"
+    for name in ("kmsg.txt", "kmemleak.txt", "console.log", "threads.txt"):
+        (out / name).unlink(missing_ok=True)
+    _unpack_files(folder, out)
+    (out / "console.log").write_text(report.console + report.console_after)
+    status = _conclude(order, report, out)
+    if report.started_after is not None:
+        host.say(f"ended; the program started {report.started_after:.1f} s after power on")
+    return status
