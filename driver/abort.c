@@ -21,29 +21,6 @@
 /* A task that two polls in a row find in exec waits there for its commands to end. */
 #define UBLK_EXEC_POLLS		2
 
-/*
- * No request passes after this returns; those that passed before are in their lanes. dev->mutex
- * held.
- */
-void ublk_gates_close(struct ublk_device *dev)
-{
-	u8 gate = ublk_dev_recoverable(dev) && !dev->stopping && dev->disk ? UBLK_GATE_HOLD :
-									    UBLK_GATE_FAIL;
-	bool was_open = false;
-	u16 i;
-
-	lockdep_assert_held(&dev->mutex);
-	for (i = 0; i < dev->nr_queues; i++) {
-		struct ublk_queue *q = dev->queues[i];
-
-		was_open |= q->gate == UBLK_GATE_OPEN;
-		WRITE_ONCE(q->gate, gate);
-	}
-	/* For queue_rq, which blk-mq calls in a read section, and for ublk_publish(). */
-	if (was_open)
-		synchronize_rcu();
-}
-
 /* Stage 1 begins: after this, ACTIVE commands may be cancelled. Can be called again. */
 void ublk_cancel_begin(struct ublk_device *dev)
 {
@@ -207,6 +184,23 @@ static void ublk_queue_reset(struct ublk_queue *q)
 	ublk_lanes_free(q);
 }
 
+/* The server is gone: the disk waits for the next one. False if it does not, or is being removed. */
+static bool ublk_disk_survives(struct ublk_device *dev)
+{
+	bool survives;
+
+	mutex_lock(&dev->mutex);
+	survives = dev->disk && !dev->stopping && ublk_dev_recoverable(dev);
+	if (survives)
+		dev->info.state = ublk_dev_holds_requests(dev) ? UBLK_S_DEV_QUIESCED :
+								 UBLK_S_DEV_FAIL_IO;
+	/* What was given back may have to fail now. */
+	if (ublk_gates_are(dev, UBLK_GATE_FAIL))
+		ublk_kick(dev);
+	mutex_unlock(&dev->mutex);
+	return survives;
+}
+
 /* Stage 2: the char device was closed for the last time. */
 void ublk_release_work(struct work_struct *work)
 {
@@ -218,7 +212,8 @@ void ublk_release_work(struct work_struct *work)
 	dev->released = true;
 	for (i = 0; i < dev->nr_queues; i++)
 		ublk_abort_owned(dev->queues[i]);
-	ublk_disk_stop(dev);
+	if (!ublk_disk_survives(dev))
+		ublk_disk_stop(dev);
 
 	mutex_lock(&dev->mutex);
 	for (i = 0; i < dev->nr_queues; i++)

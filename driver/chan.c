@@ -70,7 +70,7 @@ static int ublk_chan_mmap(struct file *file, struct vm_area_struct *vma)
 {
 	struct ublk_device *dev = file->private_data;
 	size_t bytes = vma->vm_end - vma->vm_start;
-	size_t stride = ublk_queue_desc_bytes(UBLK_MAX_QUEUE_DEPTH);
+	size_t stride = ublk_queue_map_bytes(dev, UBLK_MAX_QUEUE_DEPTH);
 	u64 offset = (u64)vma->vm_pgoff << PAGE_SHIFT;
 	struct mm_struct *owner;
 	struct ublk_queue *q;
@@ -82,7 +82,7 @@ static int ublk_chan_mmap(struct file *file, struct vm_area_struct *vma)
 	if (vma->vm_pgoff >= (u64)dev->nr_queues * (stride >> PAGE_SHIFT))
 		return -EINVAL;
 	id = div64_u64(offset, stride);
-	if (offset != id * stride || bytes != ublk_queue_desc_bytes(dev->depth))
+	if (offset != id * stride || bytes != ublk_queue_map_bytes(dev, dev->depth))
 		return -EINVAL;
 
 	owner = cmpxchg(&dev->mm, NULL, current->mm);
@@ -97,10 +97,9 @@ static int ublk_chan_mmap(struct file *file, struct vm_area_struct *vma)
 			       vma->vm_page_prot);
 }
 
-/* All tags of a queue are there: requests may come. dev->mutex held. */
-static void ublk_queue_ready(struct ublk_device *dev, struct ublk_queue *q)
+/* All tags of a queue are there. dev->mutex held. */
+static void ublk_queue_ready(struct ublk_device *dev)
 {
-	WRITE_ONCE(q->gate, UBLK_GATE_OPEN);
 	WRITE_ONCE(dev->nr_ready, dev->nr_ready + 1);
 	if (dev->nr_ready == dev->nr_queues)
 		wake_up_all(&dev->wait);
@@ -136,7 +135,7 @@ static int ublk_fetch_locked(struct ublk_device *dev, struct ublk_queue *q, stru
 	if (!q->nr_fetched++)
 		ublk_monitor_start(dev);
 	if (q->nr_fetched == q->depth)
-		ublk_queue_ready(dev, q);
+		ublk_queue_ready(dev);
 	return -EIOCBQUEUED;
 }
 
@@ -173,6 +172,21 @@ static u32 ublk_bytes_done(struct ublk_io *io, struct request *req, int res, u64
 	return bytes;
 }
 
+/* The server goes on with another ring: its requests have to go there. */
+static int ublk_change_lane(struct ublk_device *dev, struct ublk_queue *q, struct ublk_io *io,
+			    void *ring)
+{
+	struct ublk_lane *lane;
+
+	mutex_lock(&dev->mutex);
+	lane = ublk_lane_get(q, current, ring);
+	mutex_unlock(&dev->mutex);
+	if (!lane)
+		return -ENOMEM;
+	io->lane = lane;
+	return 0;
+}
+
 static int ublk_commit(struct ublk_device *dev, struct ublk_queue *q, struct ublk_io *io,
 		       struct io_uring_cmd *cmd, int res, u64 addr, unsigned int issue_flags)
 {
@@ -186,6 +200,9 @@ static int ublk_commit(struct ublk_device *dev, struct ublk_queue *q, struct ubl
 	req = io->req;
 	if (unlikely(!addr) && (!q->asks_for_buffer || req_op(req) == REQ_OP_READ))
 		return -EINVAL;
+	if (unlikely(io->lane->ring != ublk_uring_ring(cmd)) &&
+	    ublk_change_lane(dev, q, io, ublk_uring_ring(cmd)))
+		return -ENOMEM;
 
 	if (likely(res >= 0))
 		bytes = ublk_bytes_done(io, req, res, addr);
@@ -204,6 +221,9 @@ static int ublk_get_data(struct ublk_device *dev, struct ublk_queue *q, struct u
 		return -EINVAL;
 	if (io->state != UBLK_IO_WANT_DATA)
 		return -EBUSY;
+	if (io->lane->ring != ublk_uring_ring(cmd) &&
+	    ublk_change_lane(dev, q, io, ublk_uring_ring(cmd)))
+		return -ENOMEM;
 	io->addr = addr;
 	/* If the data can't be copied the command waits for the request to come again. */
 	ublk_uring_mark_cancelable(cmd, issue_flags);

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /* /dev/ublk-control: the commands that make, describe, start, stop and delete devices. */
-#include <linux/capability.h>
+#include <linux/cred.h>
 #include <linux/fs.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/pid.h>
-#include <linux/sched.h>
 #include <linux/uaccess.h>
 
 #include "ublk_drv.h"
@@ -17,6 +16,36 @@
 static void __user *ublk_ctrl_buf(const struct ublk_ctrl *c)
 {
 	return u64_to_user_ptr(c->cmd.addr);
+}
+
+/* Features that make no sense together, or without another. */
+static int ublk_check_flags(u64 flags)
+{
+	switch (flags & UBLK_F_RECOVERY_MODES) {
+	case 0:
+	case UBLK_F_USER_RECOVERY:
+	case UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE:
+	case UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_FAIL_IO:
+		break;
+	default:
+		return -EINVAL;
+	}
+	if (flags & UBLK_F_QUIESCE && !(flags & UBLK_F_USER_RECOVERY))
+		return -EINVAL;
+	return 0;
+}
+
+/* With UBLK_F_IO_DESC_SIZE, the server says how far its descriptors are apart. */
+static int ublk_check_desc_size(struct ublksrv_ctrl_dev_info *info)
+{
+	if (!(info->flags & UBLK_F_IO_DESC_SIZE)) {
+		info->io_desc_size = sizeof(struct ublksrv_io_desc);
+		return 0;
+	}
+	if (info->io_desc_size < sizeof(struct ublksrv_io_desc) ||
+	    info->io_desc_size > UBLK_MAX_DESC_BYTES || info->io_desc_size % sizeof(u64))
+		return -EINVAL;
+	return 0;
 }
 
 /* ADD_DEV: limits of what can be asked for; the rest is granted or dropped. */
@@ -32,7 +61,7 @@ static int ublk_check_new(struct ublksrv_ctrl_dev_info *info, u32 dev_id)
 		return -EINVAL;
 	if (info->max_io_buf_bytes < PAGE_SIZE)
 		return -EINVAL;
-	return 0;
+	return ublk_check_flags(info->flags) ?: ublk_check_desc_size(info);
 }
 
 static int ublk_ctrl_add(struct ublk_device *none, struct ublk_ctrl *c)
@@ -45,11 +74,11 @@ static int ublk_ctrl_add(struct ublk_device *none, struct ublk_ctrl *c)
 		return -EINVAL;
 	if (copy_from_user(&info, ublk_ctrl_buf(c), sizeof(info)))
 		return -EFAULT;
-	err = ublk_check_new(&info, c->cmd.dev_id);
+	info.flags = (info.flags & UBLK_F_SUPPORTED) | UBLK_F_ALWAYS;
+	err = ublk_check_new(&info, c->cmd.dev_id) ?: ublk_access_new(&info);
 	if (err)
 		return err;
 
-	info.flags = (info.flags & UBLK_F_SUPPORTED) | UBLK_F_ALWAYS;
 	info.nr_hw_queues = min_t(u32, info.nr_hw_queues, nr_cpu_ids);
 	info.max_io_buf_bytes = round_down(info.max_io_buf_bytes, PAGE_SIZE);
 	/* Ours to say, whatever the caller wrote. */
@@ -57,7 +86,6 @@ static int ublk_ctrl_add(struct ublk_device *none, struct ublk_ctrl *c)
 	info.ublksrv_pid = -1;
 	info.owner_uid = from_kuid_munged(current_user_ns(), current_uid());
 	info.owner_gid = from_kgid_munged(current_user_ns(), current_gid());
-	info.io_desc_size = sizeof(struct ublksrv_io_desc);
 
 	dev = ublk_dev_create(&info);
 	if (IS_ERR(dev))
@@ -73,7 +101,8 @@ static int ublk_ctrl_add(struct ublk_device *none, struct ublk_ctrl *c)
 /* DEL_DEV and DEL_DEV_ASYNC; for the first, ublk_ctrl_run() waits for the id. */
 static int ublk_ctrl_del(struct ublk_device *dev, struct ublk_ctrl *c)
 {
-	return ublk_dev_delete(dev);
+	ublk_dev_delete(dev);
+	return 0;
 }
 
 static int ublk_ctrl_stop(struct ublk_device *dev, struct ublk_ctrl *c)
@@ -82,70 +111,14 @@ static int ublk_ctrl_stop(struct ublk_device *dev, struct ublk_ctrl *c)
 	return 0;
 }
 
-/* Is it the process that has the char device open? Numbers are those of the caller's namespace. */
-static bool ublk_is_server(const struct ublk_device *dev, pid_t nr)
+static int ublk_ctrl_try_stop(struct ublk_device *dev, struct ublk_ctrl *c)
 {
-	bool same;
-
-	rcu_read_lock();
-	same = dev->server && find_vpid(nr) == dev->server;
-	rcu_read_unlock();
-	return same;
+	return ublk_dev_stop_unused(dev);
 }
 
-/* START_DEV once every tag was fetched. -EAGAIN: not so any more. dev->mutex held. */
-static int ublk_start_ready(struct ublk_device *dev, pid_t server, u32 stops)
+static int ublk_ctrl_update_size(struct ublk_device *dev, struct ublk_ctrl *c)
 {
-	if (dev->stopping || dev->stops != stops || test_bit(UBLK_DEV_DELETED, &dev->flags))
-		return -EBUSY;
-	if (dev->disk)
-		return -EEXIST;
-	if (dev->nr_ready != dev->nr_queues || dev->canceling)
-		return -EAGAIN;
-	if (!ublk_is_server(dev, server))
-		return -EINVAL;
-	return ublk_disk_start(dev);
-}
-
-static bool ublk_start_can_go(struct ublk_device *dev, u32 stops)
-{
-	return (READ_ONCE(dev->nr_ready) == dev->nr_queues && !READ_ONCE(dev->canceling)) ||
-	       READ_ONCE(dev->stops) != stops || test_bit(UBLK_DEV_DELETED, &dev->flags);
-}
-
-static int ublk_ctrl_start(struct ublk_device *dev, struct ublk_ctrl *c)
-{
-	pid_t server = (pid_t)c->cmd.data[0];
-	u32 stops;
-	int err;
-
-	if (server <= 0)
-		return -EINVAL;
-
-	mutex_lock(&dev->mutex);
-	stops = dev->stops;
-	err = 0;
-	if (dev->stopping)
-		err = -EBUSY;
-	else if (dev->disk)
-		err = -EEXIST;
-	else if (!(dev->params.types & UBLK_PARAM_TYPE_BASIC))
-		err = -EINVAL;
-	mutex_unlock(&dev->mutex);
-
-	while (!err) {
-		if (wait_event_interruptible(dev->wait, ublk_start_can_go(dev, stops)))
-			return -EINTR;
-		mutex_lock(&dev->mutex);
-		err = ublk_start_ready(dev, server, stops);
-		mutex_unlock(&dev->mutex);
-		if (!err)
-			return 0;
-		/* The server died between the wait and the lock: wait for the next one. */
-		if (err == -EAGAIN)
-			err = 0;
-	}
-	return err;
+	return ublk_disk_resize(dev, c->cmd.data[0]);
 }
 
 static int ublk_ctrl_get_info(struct ublk_device *dev, struct ublk_ctrl *c)
@@ -163,16 +136,6 @@ static int ublk_ctrl_get_info(struct ublk_device *dev, struct ublk_ctrl *c)
 
 	info.ublksrv_pid = nr ? nr : -1;
 	return copy_to_user(ublk_ctrl_buf(c), &info, sizeof(info)) ? -EFAULT : 0;
-}
-
-/* As above, but the buffer starts with the path of the char device, for ordinary users. */
-static int ublk_ctrl_get_info2(struct ublk_device *dev, struct ublk_ctrl *c)
-{
-	if (c->cmd.dev_path_len > PATH_MAX || c->cmd.dev_path_len > c->cmd.len || !c->cmd.addr)
-		return -EINVAL;
-	c->cmd.addr += c->cmd.dev_path_len;
-	c->cmd.len -= c->cmd.dev_path_len;
-	return ublk_ctrl_get_info(dev, c);
 }
 
 static int ublk_ctrl_get_affinity(struct ublk_device *dev, struct ublk_ctrl *c)
@@ -279,6 +242,8 @@ enum {
 	CTRL_NO_DEV	= 1 << 1,	/* dev_id names no existing device */
 	CTRL_DELETED	= 1 << 2,	/* also for a device on its way out */
 	CTRL_WAIT_GONE	= 1 << 3,	/* returns when the id is free */
+	CTRL_READS	= 1 << 4,	/* for those who may read the char device, not only write */
+	CTRL_HAS_PATH	= 1 << 5,	/* the buffer starts with a path, whosever the device is */
 };
 
 struct ublk_ctrl_op {
@@ -287,27 +252,31 @@ struct ublk_ctrl_op {
 	u16	min_len;	/* of the buffer */
 };
 
-/* By the number in the opcode. Every command needs CAP_SYS_ADMIN. */
+#define CTRL_OP(name, run, flags, min_len)	\
+	[_IOC_NR(UBLK_U_CMD_##name)] = { run, flags, min_len }
+
+/* By the number in the opcode. */
 static const struct ublk_ctrl_op ublk_ctrl_ops[] = {
-	[_IOC_NR(UBLK_U_CMD_GET_QUEUE_AFFINITY)] = { ublk_ctrl_get_affinity, 0, 1 },
-	[_IOC_NR(UBLK_U_CMD_GET_DEV_INFO)]	= { ublk_ctrl_get_info, 0,
-						    sizeof(struct ublksrv_ctrl_dev_info) },
-	[_IOC_NR(UBLK_U_CMD_GET_DEV_INFO2)]	= { ublk_ctrl_get_info2, 0,
-						    sizeof(struct ublksrv_ctrl_dev_info) },
-	[_IOC_NR(UBLK_U_CMD_GET_FEATURES)]	= { ublk_ctrl_get_features, CTRL_NO_DEV,
-						    UBLK_FEATURES_LEN },
-	[_IOC_NR(UBLK_U_CMD_ADD_DEV)]		= { ublk_ctrl_add, CTRL_MAY_SLEEP | CTRL_NO_DEV,
-						    sizeof(struct ublksrv_ctrl_dev_info) },
-	[_IOC_NR(UBLK_U_CMD_DEL_DEV)]		= { ublk_ctrl_del, CTRL_MAY_SLEEP | CTRL_DELETED |
-						    CTRL_WAIT_GONE, 0 },
-	[_IOC_NR(UBLK_U_CMD_DEL_DEV_ASYNC)]	= { ublk_ctrl_del, CTRL_MAY_SLEEP | CTRL_DELETED,
-						    0 },
-	[_IOC_NR(UBLK_U_CMD_START_DEV)]		= { ublk_ctrl_start, CTRL_MAY_SLEEP, 0 },
-	[_IOC_NR(UBLK_U_CMD_STOP_DEV)]		= { ublk_ctrl_stop, CTRL_MAY_SLEEP, 0 },
-	[_IOC_NR(UBLK_U_CMD_SET_PARAMS)]	= { ublk_ctrl_set_params, CTRL_MAY_SLEEP,
-						    UBLK_PARAMS_HEAD + 1 },
-	[_IOC_NR(UBLK_U_CMD_GET_PARAMS)]	= { ublk_ctrl_get_params, CTRL_MAY_SLEEP,
-						    UBLK_PARAMS_HEAD + 1 },
+	CTRL_OP(GET_FEATURES, ublk_ctrl_get_features, CTRL_NO_DEV, UBLK_FEATURES_LEN),
+	CTRL_OP(GET_QUEUE_AFFINITY, ublk_ctrl_get_affinity, CTRL_MAY_SLEEP | CTRL_READS, 1),
+	CTRL_OP(GET_DEV_INFO, ublk_ctrl_get_info, CTRL_MAY_SLEEP | CTRL_READS,
+		sizeof(struct ublksrv_ctrl_dev_info)),
+	CTRL_OP(GET_DEV_INFO2, ublk_ctrl_get_info, CTRL_MAY_SLEEP | CTRL_READS | CTRL_HAS_PATH,
+		sizeof(struct ublksrv_ctrl_dev_info)),
+	CTRL_OP(GET_PARAMS, ublk_ctrl_get_params, CTRL_MAY_SLEEP | CTRL_READS,
+		UBLK_PARAMS_HEAD + 1),
+	CTRL_OP(SET_PARAMS, ublk_ctrl_set_params, CTRL_MAY_SLEEP, UBLK_PARAMS_HEAD + 1),
+	CTRL_OP(ADD_DEV, ublk_ctrl_add, CTRL_MAY_SLEEP | CTRL_NO_DEV,
+		sizeof(struct ublksrv_ctrl_dev_info)),
+	CTRL_OP(DEL_DEV, ublk_ctrl_del, CTRL_MAY_SLEEP | CTRL_DELETED | CTRL_WAIT_GONE, 0),
+	CTRL_OP(DEL_DEV_ASYNC, ublk_ctrl_del, CTRL_MAY_SLEEP | CTRL_DELETED, 0),
+	CTRL_OP(START_DEV, ublk_ctrl_start, CTRL_MAY_SLEEP, 0),
+	CTRL_OP(STOP_DEV, ublk_ctrl_stop, CTRL_MAY_SLEEP, 0),
+	CTRL_OP(TRY_STOP_DEV, ublk_ctrl_try_stop, CTRL_MAY_SLEEP, 0),
+	CTRL_OP(START_USER_RECOVERY, ublk_ctrl_start_recovery, CTRL_MAY_SLEEP, 0),
+	CTRL_OP(END_USER_RECOVERY, ublk_ctrl_end_recovery, CTRL_MAY_SLEEP, 0),
+	CTRL_OP(QUIESCE_DEV, ublk_ctrl_quiesce, CTRL_MAY_SLEEP, 0),
+	CTRL_OP(UPDATE_SIZE, ublk_ctrl_update_size, CTRL_MAY_SLEEP, 0),
 };
 
 static const struct ublk_ctrl_op *ublk_ctrl_find(u32 cmd_op)
@@ -333,6 +302,21 @@ static void ublk_ctrl_read(struct ublk_ctrl *c, const struct ublksrv_ctrl_cmd *s
 	c->cmd.dev_path_len = READ_ONCE(sqe->dev_path_len);
 }
 
+static int ublk_ctrl_run_on(const struct ublk_ctrl_op *op, struct ublk_device *dev,
+			    struct ublk_ctrl *c)
+{
+	int err;
+
+	if (test_bit(UBLK_DEV_DELETED, &dev->flags) && !(op->flags & CTRL_DELETED))
+		return -ENODEV;
+	err = ublk_access_check(dev, c, !(op->flags & CTRL_READS), op->flags & CTRL_HAS_PATH);
+	if (err)
+		return err;
+	if (c->cmd.len < op->min_len)
+		return -EINVAL;
+	return op->run(dev, c);
+}
+
 static int ublk_ctrl_run_dev(const struct ublk_ctrl_op *op, struct ublk_ctrl *c)
 {
 	struct ublk_device *dev = ublk_dev_find(c->cmd.dev_id);
@@ -342,10 +326,7 @@ static int ublk_ctrl_run_dev(const struct ublk_ctrl_op *op, struct ublk_ctrl *c)
 	if (!dev)
 		return -ENODEV;
 	serial = dev->serial;
-	if (test_bit(UBLK_DEV_DELETED, &dev->flags) && !(op->flags & CTRL_DELETED))
-		ret = -ENODEV;
-	else
-		ret = op->run(dev, c);
+	ret = ublk_ctrl_run_on(op, dev, c);
 	ublk_dev_put(dev);
 
 	if (!ret && op->flags & CTRL_WAIT_GONE &&
@@ -372,8 +353,6 @@ static int ublk_ctrl_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flag
 		return -EOPNOTSUPP;
 	if (issue_flags & IO_URING_F_NONBLOCK && op->flags & CTRL_MAY_SLEEP)
 		return -EAGAIN;
-	if (!capable(CAP_SYS_ADMIN))
-		return -EPERM;
 
 	ublk_ctrl_read(&c, ublk_uring_payload(cmd));
 	if (c.cmd.len < op->min_len)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Life of a device: making, finding by id, reference counting, deleting. */
+#include <linux/cred.h>
 #include <linux/idr.h>
 #include <linux/module.h>
 #include <linux/slab.h>
@@ -90,10 +91,12 @@ struct ublk_device *ublk_dev_find(u32 id)
 	return dev;
 }
 
-static void ublk_dev_free(struct ublk_device *dev)
+static void ublk_dev_free_parts(struct ublk_device *dev)
 {
 	u16 i;
 
+	/* A request that timed out may have started it last. */
+	cancel_delayed_work_sync(&dev->monitor_work);
 	if (dev->queues) {
 		for (i = 0; i < dev->nr_queues; i++)
 			ublk_queue_destroy(dev->queues[i]);
@@ -101,20 +104,22 @@ static void ublk_dev_free(struct ublk_device *dev)
 	}
 	if (dev->tag_set.tags)
 		blk_mq_free_tag_set(&dev->tag_set);
+	if (dev->flags_granted & UBLK_F_UNPRIVILEGED_DEV)
+		ublk_quota_give_back();
 	put_pid(dev->server);
 	mutex_destroy(&dev->mutex);
 	mutex_destroy(&dev->stop_lock);
-	kfree(dev);
 }
 
 /* Last reference: the char device, its mappings and the disk are all gone. */
 static void ublk_dev_release(struct device *d)
 {
 	struct ublk_device *dev = ublk_dev_of(d);
-	u32 id = dev->id;
 
-	ublk_dev_free(dev);
-	ublk_id_release(id);
+	ublk_dev_free_parts(dev);
+	/* Whoever looks the id up still looks at dev. */
+	ublk_id_release(dev->id);
+	kfree(dev);
 }
 
 static int ublk_dev_alloc_tags(struct ublk_device *dev)
@@ -125,6 +130,8 @@ static int ublk_dev_alloc_tags(struct ublk_device *dev)
 	set->nr_hw_queues = dev->nr_queues;
 	set->queue_depth = dev->depth;
 	set->numa_node = NUMA_NO_NODE;
+	set->timeout = dev->flags_granted & UBLK_F_UNPRIVILEGED_DEV ? UBLK_USER_TIMEOUT :
+								      UBLK_LOOK_TIMEOUT;
 	set->cmd_size = sizeof(struct ublk_rq);
 	/* The server's own files have a scheduler below them; a second one up here only costs. */
 	set->flags = UBLK_MQ_F_MERGE | BLK_MQ_F_NO_SCHED_BY_DEFAULT;
@@ -156,6 +163,7 @@ static int ublk_dev_add_char(struct ublk_device *dev)
 	dev->cdev.owner = THIS_MODULE;
 	device_initialize(d);
 	d->class = ublk_char_class;
+	d->groups = ublk_dev_groups;
 	d->release = ublk_dev_release;
 	d->devt = MKDEV(MAJOR(ublk_char_devt), dev->id);
 	err = dev_set_name(d, "ublkc%u", dev->id);
@@ -187,6 +195,13 @@ struct ublk_device *ublk_dev_create(struct ublksrv_ctrl_dev_info *info)
 	INIT_DELAYED_WORK(&dev->monitor_work, ublk_monitor_work);
 	dev->nr_queues = info->nr_hw_queues;
 	dev->depth = info->queue_depth;
+	dev->desc_bytes = info->io_desc_size;
+	dev->owner_uid = current_uid();
+	dev->owner_gid = current_gid();
+	if (info->flags & UBLK_F_UNPRIVILEGED_DEV && !ublk_quota_take()) {
+		err = -EACCES;
+		goto free;
+	}
 	dev->flags_granted = info->flags;
 
 	id = ublk_id_reserve(dev, info->dev_id);
@@ -215,15 +230,13 @@ struct ublk_device *ublk_dev_create(struct ublksrv_ctrl_dev_info *info)
 free_id:
 	ublk_id_release(id);
 free:
-	ublk_dev_free(dev);
+	ublk_dev_free_parts(dev);
+	kfree(dev);
 	return ERR_PTR(err);
 }
 
-/*
- * Removes the disk and the char device. The id stays taken until the last user is gone.
- * May be called again; returns -EINTR when a signal comes before the disk is stopped.
- */
-int ublk_dev_delete(struct ublk_device *dev)
+/* Removes the disk and the char device. The id stays taken until the last user is gone. */
+void ublk_dev_delete(struct ublk_device *dev)
 {
 	bool first = !test_and_set_bit(UBLK_DEV_DELETED, &dev->flags);
 
@@ -233,7 +246,6 @@ int ublk_dev_delete(struct ublk_device *dev)
 		cdev_device_del(&dev->cdev, &dev->cdev_dev);
 		ublk_dev_put(dev);
 	}
-	return 0;
 }
 
 /* For unloading: nothing is open, so nothing keeps a device. */

@@ -11,12 +11,23 @@ static void ublk_disk_free(struct gendisk *disk)
 	ublk_dev_put(disk->private_data);
 }
 
+/* disk->open_mutex held. */
+UBLK_DISK_OPEN(ublk_disk_open)
+{
+	struct ublk_device *dev = disk->private_data;
+
+	if (READ_ONCE(dev->closed_disk) == disk)
+		return -ENXIO;
+	return ublk_access_may_open(dev) ? 0 : -EPERM;
+}
+
 static const struct block_device_operations ublk_disk_ops = {
 	.owner		= THIS_MODULE,
+	.open		= ublk_disk_open,
 	.free_disk	= ublk_disk_free,
 };
 
-/* Make the disk visible. Every tag is fetched, dev->mutex is held. */
+/* Make the disk visible and let requests pass. Every tag is fetched, dev->mutex is held. */
 int ublk_disk_start(struct ublk_device *dev)
 {
 	const struct ublk_param_basic *basic = &dev->params.basic;
@@ -41,8 +52,10 @@ int ublk_disk_start(struct ublk_device *dev)
 
 	/* Given back by ublk_disk_free(), which is only called for a disk that was added. */
 	ublk_dev_get(dev);
+	ublk_gates_open(dev);
 	err = add_disk(disk);
 	if (err) {
+		ublk_gates_close(dev);
 		put_disk(disk);
 		ublk_dev_put(dev);
 		return err;
@@ -50,7 +63,11 @@ int ublk_disk_start(struct ublk_device *dev)
 	dev->disk = disk;
 	dev->info.state = UBLK_S_DEV_LIVE;
 	/* What a server that we do not trust writes into a partition table is not parsed. */
-	if (!test_bit(UBLK_DEV_UNTRUSTED, &dev->flags))
+	if (test_bit(UBLK_DEV_UNTRUSTED, &dev->flags))
+		return 0;
+	if (dev->flags_granted & UBLK_F_NO_AUTO_PART_SCAN)
+		clear_bit(GD_SUPPRESS_PART_SCAN, &disk->state);
+	else
 		queue_work(ublk_wq, &dev->scan_work);
 	return 0;
 }
@@ -84,8 +101,11 @@ static struct gendisk *ublk_disk_claim(struct ublk_device *dev)
 	disk = dev->disk;
 	if (disk) {
 		dev->stopping = true;
-		/* Requests that wait for a server have waited for nothing. */
-		if (dev->info.state != UBLK_S_DEV_LIVE)
+		/* With a server, the requests are finished first. */
+		if (ublk_gates_are(dev, UBLK_GATE_PAUSE))
+			ublk_gates_open(dev);
+		/* Without, those that wait have waited for nothing. */
+		else if (!ublk_gates_are(dev, UBLK_GATE_OPEN))
 			ublk_gates_close(dev);
 	}
 	mutex_unlock(&dev->mutex);
@@ -104,7 +124,6 @@ void ublk_disk_stop(struct ublk_device *dev)
 	mutex_lock(&dev->stop_lock);
 	disk = ublk_disk_claim(dev);
 	if (disk) {
-		blk_mq_kick_requeue_list(disk->queue);
 		del_gendisk(disk);
 		cancel_work_sync(&dev->scan_work);
 
@@ -118,7 +137,64 @@ void ublk_disk_stop(struct ublk_device *dev)
 	mutex_unlock(&dev->stop_lock);
 }
 
-/* As above, and end the commands of the server: for STOP_DEV and DEL_DEV. */
+/* The disk with a reference, if there is one that is not going away. */
+static struct gendisk *ublk_disk_get(struct ublk_device *dev)
+{
+	struct gendisk *disk;
+
+	mutex_lock(&dev->mutex);
+	disk = dev->stopping ? NULL : dev->disk;
+	if (disk)
+		get_device(disk_to_dev(disk));
+	mutex_unlock(&dev->mutex);
+	return disk;
+}
+
+/* TRY_STOP_DEV: stop if nobody has the disk open. */
+int ublk_dev_stop_unused(struct ublk_device *dev)
+{
+	struct gendisk *disk = ublk_disk_get(dev);
+	int err = 0;
+
+	if (!disk)
+		return -ENODEV;
+	if (mutex_lock_interruptible(&disk->open_mutex)) {
+		err = -EINTR;
+		goto put;
+	}
+	if (disk_openers(disk))
+		err = -EBUSY;
+	else
+		WRITE_ONCE(dev->closed_disk, disk);
+	mutex_unlock(&disk->open_mutex);
+	if (!err) {
+		ublk_dev_stop(dev);
+		cmpxchg(&dev->closed_disk, disk, NULL);
+	}
+put:
+	put_device(disk_to_dev(disk));
+	return err;
+}
+
+int ublk_disk_resize(struct ublk_device *dev, u64 sectors)
+{
+	int err = 0;
+
+	mutex_lock(&dev->mutex);
+	if (!dev->disk || dev->stopping) {
+		err = -ENODEV;
+	} else {
+		err = ublk_params_check_size(&dev->params.basic, sectors);
+		if (!err) {
+			dev->params.basic.dev_sectors = sectors;
+			set_capacity_and_notify(dev->disk, sectors);
+		}
+	}
+	mutex_unlock(&dev->mutex);
+	return err;
+}
+
+/* As ublk_disk_stop(), and end the commands of the server: for STOP_DEV and DEL_DEV. */
 void ublk_dev_stop(struct ublk_device *dev)
 {
 	ublk_disk_stop(dev);

@@ -6,7 +6,7 @@
  * memory or posts a CQE runs in the server's task (ublk_lane_run, and the commands of chan.c).
  */
 #include <linux/bottom_half.h>
-#include <linux/sched.h>
+#include <linux/sched/signal.h>
 
 #include "ublk_drv.h"
 
@@ -73,10 +73,21 @@ static bool ublk_describe(struct request *req)
  */
 void ublk_give_back(struct ublk_device *dev, struct request *req, bool reissue)
 {
-	if (reissue && ublk_dev_recoverable(dev))
+	if (reissue && ublk_dev_holds_requests(dev)) {
+		atomic_long_inc(&dev->counters.requeued);
 		blk_mq_requeue_request(req, false);
-	else
+	} else {
+		atomic_long_inc(&dev->counters.aborted);
 		blk_mq_end_request(req, BLK_STS_IOERR);
+	}
+}
+
+/* Let the requests on the requeue list try again. dev->mutex held. */
+void ublk_kick(struct ublk_device *dev)
+{
+	lockdep_assert_held(&dev->mutex);
+	if (dev->disk)
+		blk_mq_kick_requeue_list(dev->disk->queue);
 }
 
 /* The request could not be handed over, but can be later: arm its tag again and retry. */
@@ -97,7 +108,7 @@ static void ublk_retry(struct ublk_queue *q, struct ublk_io *io, struct request 
 void ublk_hand_over(struct ublk_queue *q, struct ublk_io *io, struct request *req,
 		    struct io_uring_cmd *cmd, unsigned int issue_flags)
 {
-	struct ublksrv_io_desc *desc = &q->descs[ublk_io_tag(q, io)];
+	struct ublksrv_io_desc *desc = ublk_desc(q, ublk_io_tag(q, io));
 	u32 op_flags = ublk_rq(req)->op_flags;
 	u32 bytes = blk_rq_bytes(req);
 
@@ -127,7 +138,7 @@ void ublk_hand_over(struct ublk_queue *q, struct ublk_io *io, struct request *re
 static void ublk_ask_for_buffer(struct ublk_queue *q, struct ublk_io *io, struct request *req,
 				struct io_uring_cmd *cmd, unsigned int issue_flags)
 {
-	struct ublksrv_io_desc *desc = &q->descs[ublk_io_tag(q, io)];
+	struct ublksrv_io_desc *desc = ublk_desc(q, ublk_io_tag(q, io));
 
 	desc->op_flags = ublk_rq(req)->op_flags;
 	desc->nr_sectors = blk_rq_sectors(req);
@@ -148,7 +159,7 @@ static void ublk_refuse(struct ublk_queue *q, struct ublk_io *io, struct request
 	/* First the tag, which is free for another request as soon as this one goes. */
 	ublk_arm(q, io, io->cmd, issue_flags);
 	ublk_give_back(dev, req, true);
-	if (ublk_dev_recoverable(dev))
+	if (ublk_dev_holds_requests(dev))
 		blk_mq_delay_kick_requeue_list(rq_queue, UBLK_RETRY_MS);
 }
 
@@ -205,8 +216,12 @@ static blk_status_t ublk_turn_away(struct ublk_queue *q, struct request *req)
 	struct request_queue *rq_queue = req->q;
 	u8 gate = READ_ONCE(q->gate);
 
-	if (gate == UBLK_GATE_FAIL || !ublk_dev_recoverable(q->dev) || !ublk_describe(req))
+	if (!ublk_describe(req))
+		return BLK_STS_NOTSUPP;
+	if (gate == UBLK_GATE_FAIL || !ublk_dev_holds_requests(q->dev)) {
+		atomic_long_inc(&q->dev->counters.aborted);
 		return BLK_STS_IOERR;
+	}
 	blk_mq_requeue_request(req, false);
 	/* With the gate open the server's death is about to be noticed. */
 	if (gate == UBLK_GATE_OPEN)
@@ -298,9 +313,22 @@ static void ublk_queue_rqs(ublk_rq_list *list)
 	*list = rest;
 }
 
-/* Servers may take as long as they want. */
+/*
+ * Servers may take as long as they want, unless an ordinary user's keeps the whole system waiting.
+ * A thread may die alone with requests in its hands, and io_uring does not tell.
+ */
 static enum blk_eh_timer_return ublk_timeout(struct request *req)
 {
+	struct ublk_queue *q = req->mq_hctx->driver_data;
+	struct ublk_io *io = &q->ios[req->tag];
+	u32 state = READ_ONCE(io->state);
+
+	if (state != UBLK_IO_QUEUED && state != UBLK_IO_OWNED && state != UBLK_IO_WANT_DATA)
+		return BLK_EH_RESET_TIMER;
+	if (q->dev->flags_granted & UBLK_F_UNPRIVILEGED_DEV)
+		send_sig(SIGKILL, io->task, 0);
+	else if (READ_ONCE(io->task->flags) & PF_EXITING)
+		ublk_monitor_kick(q->dev);
 	return BLK_EH_RESET_TIMER;
 }
 

@@ -10,6 +10,13 @@
 /* Sectors beyond this make byte offsets negative. */
 #define UBLK_MAX_DEV_SECTORS	((u64)LLONG_MAX >> SECTOR_SHIFT)
 
+int ublk_params_check_size(const struct ublk_param_basic *p, u64 sectors)
+{
+	u32 block_sectors = 1U << (p->logical_bs_shift - SECTOR_SHIFT);
+
+	return sectors > UBLK_MAX_DEV_SECTORS || sectors % block_sectors ? -EINVAL : 0;
+}
+
 static int ublk_check_basic(const struct ublk_device *dev, const struct ublk_param_basic *p)
 {
 	if (p->logical_bs_shift < SECTOR_SHIFT || p->logical_bs_shift > PAGE_SHIFT)
@@ -22,9 +29,7 @@ static int ublk_check_basic(const struct ublk_device *dev, const struct ublk_par
 	if (p->max_sectors < PAGE_SECTORS ||
 	    p->max_sectors > dev->info.max_io_buf_bytes >> SECTOR_SHIFT)
 		return -EINVAL;
-	if (p->dev_sectors > UBLK_MAX_DEV_SECTORS)
-		return -EINVAL;
-	return 0;
+	return ublk_params_check_size(p, p->dev_sectors);
 }
 
 static int ublk_check_discard(const struct ublk_param_discard *p)

@@ -6,10 +6,10 @@
 
 #include "ublk_drv.h"
 
-/* Bytes of a queue's descriptors as they are mapped: whole pages. */
-size_t ublk_queue_desc_bytes(u16 depth)
+/* Bytes of @depth descriptors as they are mapped: whole pages. */
+size_t ublk_queue_map_bytes(const struct ublk_device *dev, u16 depth)
 {
-	return PAGE_ALIGN((size_t)depth * sizeof(struct ublksrv_io_desc));
+	return PAGE_ALIGN((size_t)depth * dev->desc_bytes);
 }
 
 /* The node of the first CPU that sends requests to the queue. */
@@ -33,13 +33,14 @@ struct ublk_queue *ublk_queue_create(struct ublk_device *dev, u16 id)
 	q = kvzalloc_node(struct_size(q, ios, dev->depth), GFP_KERNEL, node);
 	if (!q)
 		return NULL;
-	q->descs_order = get_order(ublk_queue_desc_bytes(dev->depth));
+	q->descs_order = get_order(ublk_queue_map_bytes(dev, dev->depth));
 	page = alloc_pages_node(node, GFP_KERNEL | __GFP_ZERO, q->descs_order);
 	if (!page) {
 		kvfree(q);
 		return NULL;
 	}
 	q->descs = page_address(page);
+	q->desc_bytes = dev->desc_bytes;
 	q->dev = dev;
 	q->id = id;
 	q->depth = dev->depth;
@@ -97,20 +98,26 @@ void ublk_lanes_free(struct ublk_queue *q)
  * Give the tag a command to answer its next request with. Afterwards the command, and with it the
  * tag, may be used or cancelled by others at any time.
  *
- * Returns false if the queue is closed. The read section pairs with the grace period of
- * ublk_gates_close(): either we see the gate closed, or the canceller sees the tag ACTIVE.
+ * Returns false if the queue is closed. The read section pairs with the grace period of a change
+ * of the gate: either we see the change, or whoever made it sees the tag ACTIVE.
  */
 bool ublk_publish(struct ublk_queue *q, struct ublk_io *io, struct io_uring_cmd *cmd)
 {
-	bool open;
+	u8 gate;
 
 	ublk_cmd(cmd)->io = io;
 	rcu_read_lock();
 	io->cmd = cmd;
 	smp_store_release(&io->state, UBLK_IO_ACTIVE);
-	open = READ_ONCE(q->gate) == UBLK_GATE_OPEN;
+	gate = READ_ONCE(q->gate);
 	rcu_read_unlock();
-	return open;
+	if (likely(gate == UBLK_GATE_OPEN))
+		return true;
+	if (gate != UBLK_GATE_PAUSE)
+		return false;
+	/* QUIESCE_DEV waits for an idle tag. */
+	wake_up_all(&q->dev->wait);
+	return true;
 }
 
 /* As above; cancels the command at once if the queue is closed, and returns false then. */

@@ -35,13 +35,23 @@
 
 #define UBLK_MAX_DEVICES	(1U << 20)
 #define UBLK_NO_ID		U32_MAX
+#define UBLK_MAX_DESC_BYTES	256
 
-/* What this driver does on this kernel. ADD_DEV drops all else. */
-#define UBLK_F_SUPPORTED	(UBLK_F_URING_CMD_COMP_IN_TASK | UBLK_F_NEED_GET_DATA |	\
-				 UBLK_F_CMD_IOCTL_ENCODE | UBLK_F_PER_IO_DAEMON)
+/* How long a request may be with a server until we look at the server, or kill an untrusted one. */
+#define UBLK_LOOK_TIMEOUT	HZ
+#define UBLK_USER_TIMEOUT	(30 * HZ)
+
 /* Granted whether asked for or not. */
 #define UBLK_F_ALWAYS		(UBLK_F_URING_CMD_COMP_IN_TASK | UBLK_F_CMD_IOCTL_ENCODE | \
-				 UBLK_F_PER_IO_DAEMON)
+				 UBLK_F_PER_IO_DAEMON | UBLK_F_SAFE_STOP_DEV)
+/* The ways in which a disk outlives its server. */
+#define UBLK_F_RECOVERY_MODES	(UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE |	\
+				 UBLK_F_USER_RECOVERY_FAIL_IO)
+/* What this driver does on this kernel. ADD_DEV drops all else. */
+#define UBLK_F_SUPPORTED	(UBLK_F_ALWAYS | UBLK_F_NEED_GET_DATA |			\
+				 UBLK_F_RECOVERY_MODES | UBLK_F_QUIESCE |		\
+				 UBLK_F_UNPRIVILEGED_DEV | UBLK_F_UPDATE_SIZE |		\
+				 UBLK_F_NO_AUTO_PART_SCAN | UBLK_F_IO_DESC_SIZE)
 
 #define UBLK_PARAMS_SUPPORTED	(UBLK_PARAM_TYPE_BASIC | UBLK_PARAM_TYPE_DISCARD |	\
 				 UBLK_PARAM_TYPE_DEVT | UBLK_PARAM_TYPE_DMA_ALIGN |	\
@@ -105,18 +115,23 @@ struct ublk_lane {
 	unsigned int		seen_in_exec;	/* by the monitor: polls that found task in exec */
 };
 
-/* What becomes of a request that arrives. Written under dev->mutex. */
+/*
+ * What becomes of a request that arrives, and of a command that is armed. Written under dev->mutex
+ * (gate.c). With the first two, commands are cancelled.
+ */
 enum ublk_gate {
-	UBLK_GATE_FAIL,		/* no server and none expected */
-	UBLK_GATE_HOLD,		/* no server now: wait on the requeue list */
-	UBLK_GATE_OPEN,		/* every tag is fetched */
+	UBLK_GATE_FAIL,		/* no server and none expected: it fails */
+	UBLK_GATE_HOLD,		/* the next server gets it: it waits on the requeue list */
+	UBLK_GATE_PAUSE,	/* it waits likewise, but the server's commands stay armed */
+	UBLK_GATE_OPEN,		/* the server gets it */
 };
 
 struct ublk_queue {
 	/* fixed after creation */
 	struct ublk_device	*dev;
-	struct ublksrv_io_desc	*descs;		/* mapped by the server, one a tag */
+	void			*descs;		/* mapped by the server, a slot for each tag */
 	unsigned int		descs_order;
+	u16			desc_bytes;	/* of a slot */
 	u16			id;
 	u16			depth;
 	bool			asks_for_buffer;	/* UBLK_F_NEED_GET_DATA */
@@ -149,13 +164,23 @@ enum ublk_dev_flag {
 	UBLK_DEV_FLUSHED,	/* somebody closed the char device since the monitor looked */
 };
 
+/* What went wrong in the life of a device, and was mended. Shown in sysfs. */
+struct ublk_counters {
+	atomic_long_t		aborted;	/* requests failed for want of a server */
+	atomic_long_t		requeued;	/* requests kept for the next server */
+	atomic_long_t		recovered;	/* servers that took over */
+};
+
 struct ublk_device {
 	/* fixed after creation */
 	struct ublk_queue	**queues;
 	u64			flags_granted;	/* info.flags, for the readers without the mutex */
 	u16			nr_queues;
 	u16			depth;
+	u16			desc_bytes;
 	u32			id;
+	kuid_t			owner_uid;	/* who made it, for unprivileged devices */
+	kgid_t			owner_gid;
 	u64			serial;		/* tells devices apart that had the same id */
 	struct blk_mq_tag_set	tag_set;
 	struct cdev		cdev;
@@ -170,12 +195,14 @@ struct ublk_device {
 	struct ublk_params	params;
 	struct gendisk		*disk;		/* from START_DEV until it is stopped */
 	struct pid		*server;	/* thread group that opened the char device */
+	bool			starting;	/* START_DEV is making the disk */
 	bool			stopping;	/* the disk is being removed */
 	bool			canceling;	/* FETCH is refused until the char device is released */
 	u16			nr_ready;	/* queues with every tag fetched */
 	u32			stops;		/* counts STOP_DEV and DEL_DEV, for those who wait */
 
-	wait_queue_head_t	wait;		/* nr_ready, stops or state changed */
+	struct gendisk		*closed_disk;	/* TRY_STOP_DEV found it unused: no new users */
+	wait_queue_head_t	wait;		/* nr_ready, stops, state or a paused tag changed */
 	struct mm_struct	*mm;		/* that mapped descriptors; cmpxchg, compared only */
 
 	bool			released;	/* by release_work only: nobody has the char device */
@@ -183,6 +210,8 @@ struct ublk_device {
 	struct work_struct	cancel_work;	/* stage 1 for STOP_DEV and DEL_DEV */
 	struct work_struct	scan_work;	/* partition scan */
 	struct delayed_work	monitor_work;	/* looks for a dead server */
+
+	struct ublk_counters	counters;
 };
 
 /* One control command, copied out of the SQE. */
@@ -201,7 +230,7 @@ struct ublk_device *ublk_dev_create(struct ublksrv_ctrl_dev_info *info);
 struct ublk_device *ublk_dev_find(u32 id);
 void ublk_dev_get(struct ublk_device *dev);
 void ublk_dev_put(struct ublk_device *dev);
-int ublk_dev_delete(struct ublk_device *dev);
+void ublk_dev_delete(struct ublk_device *dev);
 bool ublk_dev_id_in_use(u32 id, u64 serial);
 void ublk_dev_delete_all(void);
 extern wait_queue_head_t ublk_id_wait;
@@ -210,7 +239,32 @@ extern wait_queue_head_t ublk_id_wait;
 int ublk_ctrl_register(void);
 void ublk_ctrl_unregister(void);
 
+/* access.c */
+int ublk_access_new(struct ublksrv_ctrl_dev_info *info);
+int ublk_access_check(struct ublk_device *dev, struct ublk_ctrl *c, bool writes, bool has_path);
+bool ublk_access_may_open(const struct ublk_device *dev);
+bool ublk_quota_take(void);
+void ublk_quota_give_back(void);
+
+/* start.c */
+int ublk_ctrl_start(struct ublk_device *dev, struct ublk_ctrl *c);
+int ublk_ctrl_start_recovery(struct ublk_device *dev, struct ublk_ctrl *c);
+int ublk_ctrl_end_recovery(struct ublk_device *dev, struct ublk_ctrl *c);
+
+/* quiesce.c */
+int ublk_ctrl_quiesce(struct ublk_device *dev, struct ublk_ctrl *c);
+
+/* gate.c */
+void ublk_gates_open(struct ublk_device *dev);
+void ublk_gates_close(struct ublk_device *dev);
+void ublk_gates_pause(struct ublk_device *dev);
+bool ublk_gates_are(const struct ublk_device *dev, enum ublk_gate gate);
+
+/* stats.c */
+extern const struct attribute_group *ublk_dev_groups[];
+
 /* params.c */
+int ublk_params_check_size(const struct ublk_param_basic *p, u64 sectors);
 int ublk_params_check(const struct ublk_device *dev, const struct ublk_params *p);
 void ublk_params_to_limits(const struct ublk_params *p, struct ublk_disk_limits *lim);
 
@@ -220,7 +274,7 @@ extern const struct file_operations ublk_chan_fops;
 /* queue.c */
 struct ublk_queue *ublk_queue_create(struct ublk_device *dev, u16 id);
 void ublk_queue_destroy(struct ublk_queue *q);
-size_t ublk_queue_desc_bytes(u16 depth);
+size_t ublk_queue_map_bytes(const struct ublk_device *dev, u16 depth);
 struct ublk_lane *ublk_lane_get(struct ublk_queue *q, struct task_struct *task, void *ring);
 void ublk_lanes_free(struct ublk_queue *q);
 bool ublk_publish(struct ublk_queue *q, struct ublk_io *io, struct io_uring_cmd *cmd);
@@ -234,6 +288,7 @@ void ublk_hand_over(struct ublk_queue *q, struct ublk_io *io, struct request *re
 		    struct io_uring_cmd *cmd, unsigned int issue_flags);
 void ublk_finish(struct request *req, int res, unsigned int bytes);
 void ublk_give_back(struct ublk_device *dev, struct request *req, bool reissue);
+void ublk_kick(struct ublk_device *dev);
 
 /* copy.c */
 unsigned int ublk_copy_to_server(struct request *req, u64 addr);
@@ -243,10 +298,11 @@ unsigned int ublk_copy_from_server(struct request *req, u64 addr, unsigned int b
 int ublk_disk_start(struct ublk_device *dev);
 void ublk_disk_stop(struct ublk_device *dev);
 void ublk_dev_stop(struct ublk_device *dev);
+int ublk_dev_stop_unused(struct ublk_device *dev);
+int ublk_disk_resize(struct ublk_device *dev, u64 sectors);
 void ublk_scan_work(struct work_struct *work);
 
 /* abort.c */
-void ublk_gates_close(struct ublk_device *dev);
 void ublk_cancel_begin(struct ublk_device *dev);
 void ublk_cancel_all(struct ublk_device *dev);
 void ublk_cancel_work(struct work_struct *work);
@@ -276,10 +332,21 @@ static inline u16 ublk_io_tag(const struct ublk_queue *q, const struct ublk_io *
 	return io - q->ios;
 }
 
+static inline struct ublksrv_io_desc *ublk_desc(const struct ublk_queue *q, u16 tag)
+{
+	return q->descs + (size_t)tag * q->desc_bytes;
+}
+
 /* Does the disk outlive its server? */
 static inline bool ublk_dev_recoverable(const struct ublk_device *dev)
 {
 	return dev->flags_granted & UBLK_F_USER_RECOVERY;
+}
+
+/* ... and do its requests wait for the next one meanwhile? */
+static inline bool ublk_dev_holds_requests(const struct ublk_device *dev)
+{
+	return ublk_dev_recoverable(dev) && !(dev->flags_granted & UBLK_F_USER_RECOVERY_FAIL_IO);
 }
 
 #endif

@@ -59,6 +59,28 @@ static inline void ublk_rq_list_init(ublk_rq_list *list)
 }
 #endif
 
+/*
+ * UBLK_DISK_OPEN(name) starts the definition of a function (struct gendisk *disk) returning int that
+ * is the `open` operation of a disk.
+ */
+#ifdef UBLK_HAVE_DISK_OPEN_DISK
+#define UBLK_DISK_OPEN(name)					\
+static int name##_body(struct gendisk *disk);			\
+static int name(struct gendisk *disk, blk_mode_t mode)		\
+{								\
+	return name##_body(disk);				\
+}								\
+static int name##_body(struct gendisk *disk)
+#else
+#define UBLK_DISK_OPEN(name)					\
+static int name##_body(struct gendisk *disk);			\
+static int name(struct block_device *bdev, fmode_t mode)	\
+{								\
+	return name##_body(bdev->bd_disk);			\
+}								\
+static int name##_body(struct gendisk *disk)
+#endif
+
 /* What a disk can do, in bytes unless named otherwise. 0 means no limit or not supported. */
 struct ublk_disk_limits {
 	unsigned int	logical_block_bytes;

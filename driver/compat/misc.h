@@ -3,7 +3,9 @@
 #ifndef UBLK_COMPAT_MISC_H
 #define UBLK_COMPAT_MISC_H
 
+#include <linux/cred.h>
 #include <linux/device.h>
+#include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 
@@ -15,6 +17,16 @@ static inline struct class *ublk_class_create(const char *name)
 	return class_create(THIS_MODULE, name);
 #else
 	return class_create(name);
+#endif
+}
+
+/* May the caller do this (MAY_*) to the inode? */
+static inline int ublk_inode_permission(struct inode *inode, int mask)
+{
+#ifdef UBLK_HAVE_MNT_IDMAP
+	return inode_permission(&nop_mnt_idmap, inode, mask);
+#else
+	return inode_permission(&init_user_ns, inode, mask);
 #endif
 }
 
