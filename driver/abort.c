@@ -111,7 +111,6 @@ static bool ublk_has_dying_ring(struct ublk_device *dev)
  */
 static void ublk_abort_owned(struct ublk_queue *q)
 {
-	bool reissue = q->dev->flags_granted & UBLK_F_USER_RECOVERY_REISSUE;
 	u16 tag;
 
 	for (tag = 0; tag < q->depth; tag++) {
@@ -123,7 +122,7 @@ static void ublk_abort_owned(struct ublk_queue *q)
 		if (!(READ_ONCE(io->task->flags) & PF_EXITING) && !q->dev->released)
 			continue;
 		io->state = UBLK_IO_CANCELED;
-		ublk_give_back(q->dev, io->req, reissue);
+		ublk_end(q, io, UBLK_RES_GIVE_BACK, 0, io->req);
 	}
 }
 
@@ -212,6 +211,9 @@ void ublk_release_work(struct work_struct *work)
 	dev->released = true;
 	for (i = 0; i < dev->nr_queues; i++)
 		ublk_abort_owned(dev->queues[i]);
+	if (dev->queues[0]->counts_refs)
+		ublk_refs_drain(dev);
+	ublk_shmem_clear(dev);
 	if (!ublk_disk_survives(dev))
 		ublk_disk_stop(dev);
 

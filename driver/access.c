@@ -25,9 +25,9 @@ MODULE_PARM_DESC(ublks_max, "most unprivileged devices at a time (default 64)");
 static atomic_t ublk_nr_unprivileged = ATOMIC_INIT(0);
 
 /* What an ordinary user's device must not have: the first could read what is not its own. */
-#define UBLK_F_DANGEROUS	(UBLK_F_USER_COPY | UBLK_F_SUPPORT_ZERO_COPY | UBLK_F_AUTO_BUF_REG)
-/* A disk without a server is one more thing to stumble over, so these are dropped. */
-#define UBLK_F_NOT_FOR_USERS	(UBLK_F_RECOVERY_MODES | UBLK_F_QUIESCE)
+#define UBLK_F_DANGEROUS	UBLK_F_OWN_ACCESS
+/* Dropped: disks without a server are one more thing to stumble over; pinned memory is scarce. */
+#define UBLK_F_NOT_FOR_USERS	(UBLK_F_RECOVERY_MODES | UBLK_F_QUIESCE | UBLK_F_SHMEM_ZC)
 
 /* ADD_DEV: may the caller make this device? Takes away what it may not have. */
 int ublk_access_new(struct ublksrv_ctrl_dev_info *info)

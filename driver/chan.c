@@ -24,7 +24,7 @@ static int ublk_chan_open(struct inode *inode, struct file *file)
 	mutex_unlock(&dev->mutex);
 	/* The file pins the cdev, which pins dev. */
 	file->private_data = dev;
-	return nonseekable_open(inode, file);
+	return 0;
 }
 
 /* Last close. No command and no mapping is left, since each of them holds the file. */
@@ -108,7 +108,9 @@ static void ublk_queue_ready(struct ublk_device *dev)
 static int ublk_fetch_locked(struct ublk_device *dev, struct ublk_queue *q, struct ublk_io *io,
 			     struct io_uring_cmd *cmd, u64 addr, unsigned int issue_flags)
 {
+	struct ublk_auto_buf_reg reg = {};
 	struct ublk_lane *lane;
+	int err;
 
 	lockdep_assert_held(&dev->mutex);
 	if (dev->canceling)
@@ -117,8 +119,13 @@ static int ublk_fetch_locked(struct ublk_device *dev, struct ublk_queue *q, stru
 		return -EBUSY;
 	if (io->state != UBLK_IO_IDLE)
 		return -EINVAL;
-	if (!addr && !q->asks_for_buffer)
+	if (q->copies ? !addr && !q->asks_for_buffer : addr)
 		return -EINVAL;
+	if (q->registers) {
+		err = ublk_auto_parse(cmd, &reg);
+		if (err)
+			return err;
+	}
 
 	lane = ublk_lane_get(q, current, ublk_uring_ring(cmd));
 	if (!lane)
@@ -129,6 +136,8 @@ static int ublk_fetch_locked(struct ublk_device *dev, struct ublk_queue *q, stru
 	io->lane = lane;
 	io->task = current;
 	io->addr = addr;
+	io->auto_buf.index = reg.index;
+	io->auto_buf.flags = reg.flags;
 	ublk_uring_mark_cancelable(cmd, issue_flags);
 	ublk_publish(q, io, cmd);
 
@@ -151,18 +160,26 @@ static int ublk_fetch(struct ublk_device *dev, struct ublk_queue *q, struct ublk
 }
 
 /* How much of a finished request is really done, given the server's result. */
-static u32 ublk_bytes_done(struct ublk_io *io, struct request *req, int res, u64 addr)
+static u32 ublk_bytes_done(struct ublk_queue *q, struct ublk_io *io, struct request *req, int res,
+			   u64 addr)
 {
 	u32 bytes;
 
 	switch (req_op(req)) {
 	case REQ_OP_READ:
 		bytes = min_t(u32, res, io->bytes);
-		bytes = ublk_copy_from_server(req, addr, bytes);
+		if (q->copies && !(q->shares_memory && ublk_rq(req)->shmem))
+			bytes = ublk_copy_from_server(req, addr, bytes);
 		break;
 	case REQ_OP_WRITE:
 		bytes = min_t(u32, res, io->bytes);
 		break;
+	case REQ_OP_ZONE_APPEND:
+		/* Where the rest of it would go is not known: all or nothing. */
+		if (res < io->bytes)
+			return 0;
+		req->__sector = addr;
+		return io->bytes;
 	default:
 		return blk_rq_bytes(req);
 	}
@@ -187,9 +204,19 @@ static int ublk_change_lane(struct ublk_device *dev, struct ublk_queue *q, struc
 	return 0;
 }
 
+/* The buffer for the tag's next request, or where an appended one went. */
+static bool ublk_commit_addr_is_right(const struct ublk_queue *q, const struct request *req,
+				      u64 addr)
+{
+	if (q->copies)
+		return addr || (q->asks_for_buffer && req_op(req) != REQ_OP_READ);
+	return !addr || req_op(req) == REQ_OP_ZONE_APPEND;
+}
+
 static int ublk_commit(struct ublk_device *dev, struct ublk_queue *q, struct ublk_io *io,
 		       struct io_uring_cmd *cmd, int res, u64 addr, unsigned int issue_flags)
 {
+	struct ublk_auto_buf_reg reg;
 	struct request *req;
 	u32 bytes = 0;
 
@@ -198,19 +225,26 @@ static int ublk_commit(struct ublk_device *dev, struct ublk_queue *q, struct ubl
 	if (unlikely(io->state != UBLK_IO_OWNED && io->state != UBLK_IO_WANT_DATA))
 		return -EBUSY;
 	req = io->req;
-	if (unlikely(!addr) && (!q->asks_for_buffer || req_op(req) == REQ_OP_READ))
+	if (unlikely(!ublk_commit_addr_is_right(q, req, addr)))
 		return -EINVAL;
+	if (q->registers) {
+		if (ublk_auto_parse(cmd, &reg))
+			return -EINVAL;
+		ublk_auto_unregister(io, cmd, issue_flags);
+		io->auto_buf.index = reg.index;
+		io->auto_buf.flags = reg.flags;
+	}
 	if (unlikely(io->lane->ring != ublk_uring_ring(cmd)) &&
 	    ublk_change_lane(dev, q, io, ublk_uring_ring(cmd)))
 		return -ENOMEM;
 
 	if (likely(res >= 0))
-		bytes = ublk_bytes_done(io, req, res, addr);
-	io->addr = addr;
+		bytes = ublk_bytes_done(q, io, req, res, addr);
+	io->addr = q->copies ? addr : 0;
 	/* The tag has to be armed before it can be free for another request. */
 	ublk_uring_mark_cancelable(cmd, issue_flags);
 	ublk_arm(q, io, cmd, issue_flags);
-	ublk_finish(req, res, bytes);
+	ublk_end(q, io, res, bytes, req);
 	return -EIOCBQUEUED;
 }
 
@@ -259,6 +293,10 @@ static int ublk_chan_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 		return ublk_fetch(dev, q, io, cmd, addr, issue_flags);
 	case UBLK_IO_NEED_GET_DATA:
 		return ublk_get_data(dev, q, io, cmd, addr, issue_flags);
+	case _IOC_NR(UBLK_U_IO_REGISTER_IO_BUF):
+		return ublk_buffer_register(q, io, cmd, addr, issue_flags);
+	case _IOC_NR(UBLK_U_IO_UNREGISTER_IO_BUF):
+		return ublk_buffer_unregister(q, cmd, addr, issue_flags);
 	default:
 		return -EOPNOTSUPP;
 	}
@@ -306,5 +344,7 @@ const struct file_operations ublk_chan_fops = {
 	.flush		= ublk_chan_flush,
 	.release	= ublk_chan_release,
 	.mmap		= ublk_chan_mmap,
+	.read_iter	= ublk_chan_read_iter,
+	.write_iter	= ublk_chan_write_iter,
 	.uring_cmd	= ublk_chan_uring_cmd,
 };

@@ -43,18 +43,24 @@ static size_t ublk_copy_bvec(const struct bio_vec *bv, struct iov_iter *iter, bo
 	return done;
 }
 
-/* Copy the first @bytes of a request; returns how many were. */
-static unsigned int ublk_copy(struct request *req, struct iov_iter *iter, unsigned int bytes,
-			      bool to_server)
+/* Copy @bytes of a request, from @offset on; returns how many were. */
+unsigned int ublk_copy(struct request *req, struct iov_iter *iter, unsigned int offset,
+		       unsigned int bytes, bool to_server)
 {
 	struct req_iterator pos;
 	unsigned int done = 0;
 	struct bio_vec bv;
 
 	rq_for_each_bvec(bv, req, pos) {
-		unsigned int want = min(bv.bv_len, bytes - done);
-		unsigned int n;
+		unsigned int want, n;
 
+		if (unlikely(offset >= bv.bv_len)) {
+			offset -= bv.bv_len;
+			continue;
+		}
+		bv.bv_offset += offset;
+		want = min(bv.bv_len - offset, bytes - done);
+		offset = 0;
 		bv.bv_len = want;
 		n = ublk_copy_bvec(&bv, iter, to_server);
 		if (!to_server)
@@ -73,7 +79,7 @@ unsigned int ublk_copy_to_server(struct request *req, u64 addr)
 	struct iov_iter iter;
 
 	iov_iter_ubuf(&iter, ITER_DEST, u64_to_user_ptr(addr), bytes);
-	return ublk_copy(req, &iter, bytes, true);
+	return ublk_copy(req, &iter, 0, bytes, true);
 }
 
 /* @bytes for a read out of the server's memory at @addr. Returns the bytes copied. */
@@ -82,5 +88,5 @@ unsigned int ublk_copy_from_server(struct request *req, u64 addr, unsigned int b
 	struct iov_iter iter;
 
 	iov_iter_ubuf(&iter, ITER_SOURCE, u64_to_user_ptr(addr), bytes);
-	return ublk_copy(req, &iter, bytes, false);
+	return ublk_copy(req, &iter, 0, bytes, false);
 }

@@ -32,6 +32,9 @@ static int ublk_check_flags(u64 flags)
 	}
 	if (flags & UBLK_F_QUIESCE && !(flags & UBLK_F_USER_RECOVERY))
 		return -EINVAL;
+	/* Reports of zones have no buffer in the server. */
+	if (flags & UBLK_F_ZONED && !(flags & (UBLK_F_USER_COPY | UBLK_F_SUPPORT_ZERO_COPY)))
+		return -EINVAL;
 	return 0;
 }
 
@@ -277,6 +280,8 @@ static const struct ublk_ctrl_op ublk_ctrl_ops[] = {
 	CTRL_OP(END_USER_RECOVERY, ublk_ctrl_end_recovery, CTRL_MAY_SLEEP, 0),
 	CTRL_OP(QUIESCE_DEV, ublk_ctrl_quiesce, CTRL_MAY_SLEEP, 0),
 	CTRL_OP(UPDATE_SIZE, ublk_ctrl_update_size, CTRL_MAY_SLEEP, 0),
+	CTRL_OP(REG_BUF, ublk_ctrl_reg_buf, CTRL_MAY_SLEEP, 1),
+	CTRL_OP(UNREG_BUF, ublk_ctrl_unreg_buf, CTRL_MAY_SLEEP, 0),
 };
 
 static const struct ublk_ctrl_op *ublk_ctrl_find(u32 cmd_op)

@@ -107,6 +107,9 @@ static void ublk_dev_free_parts(struct ublk_device *dev)
 	if (dev->flags_granted & UBLK_F_UNPRIVILEGED_DEV)
 		ublk_quota_give_back();
 	put_pid(dev->server);
+	ublk_shmem_clear(dev);
+	ida_destroy(&dev->shmem_ids);
+	mutex_destroy(&dev->shmem_lock);
 	mutex_destroy(&dev->mutex);
 	mutex_destroy(&dev->stop_lock);
 }
@@ -188,6 +191,8 @@ struct ublk_device *ublk_dev_create(struct ublksrv_ctrl_dev_info *info)
 		return ERR_PTR(-ENOMEM);
 	mutex_init(&dev->stop_lock);
 	mutex_init(&dev->mutex);
+	mutex_init(&dev->shmem_lock);
+	ida_init(&dev->shmem_ids);
 	init_waitqueue_head(&dev->wait);
 	INIT_WORK(&dev->release_work, ublk_release_work);
 	INIT_WORK(&dev->cancel_work, ublk_cancel_work);

@@ -27,10 +27,40 @@ static const struct block_device_operations ublk_disk_ops = {
 	.free_disk	= ublk_disk_free,
 };
 
-/* Make the disk visible and let requests pass. Every tag is fetched, dev->mutex is held. */
+static const struct block_device_operations ublk_zoned_disk_ops = {
+	.owner		= THIS_MODULE,
+	.open		= ublk_disk_open,
+	.free_disk	= ublk_disk_free,
+	.report_zones	= ublk_zones_report,
+};
+
+/*
+ * Ask the server for the zones. It may take its time or die, and the device be stopped meanwhile:
+ * without dev->mutex, which the caller holds.
+ */
+static int ublk_disk_read_zones(struct ublk_device *dev, struct gendisk *disk)
+{
+	u32 stops = dev->stops;
+	int err;
+
+	dev->starting = true;
+	mutex_unlock(&dev->mutex);
+	err = ublk_revalidate_zones(disk);
+	mutex_lock(&dev->mutex);
+	dev->starting = false;
+	if (!err && (dev->stops != stops || !ublk_gates_are(dev, UBLK_GATE_OPEN)))
+		err = -EBUSY;
+	return err;
+}
+
+/*
+ * Make the disk visible and let requests pass. Every tag is fetched. dev->mutex is held, but let go
+ * of while the server reports zones.
+ */
 int ublk_disk_start(struct ublk_device *dev)
 {
 	const struct ublk_param_basic *basic = &dev->params.basic;
+	bool zoned = dev->flags_granted & UBLK_F_ZONED;
 	struct ublk_disk_limits lim;
 	struct gendisk *disk;
 	int err;
@@ -42,7 +72,7 @@ int ublk_disk_start(struct ublk_device *dev)
 		return PTR_ERR(disk);
 
 	snprintf(disk->disk_name, sizeof(disk->disk_name), "ublkb%u", dev->id);
-	disk->fops = &ublk_disk_ops;
+	disk->fops = zoned ? &ublk_zoned_disk_ops : &ublk_disk_ops;
 	disk->private_data = dev;
 	set_capacity(disk, basic->dev_sectors);
 	if (basic->attrs & UBLK_ATTR_READ_ONLY)
@@ -53,9 +83,13 @@ int ublk_disk_start(struct ublk_device *dev)
 	/* Given back by ublk_disk_free(), which is only called for a disk that was added. */
 	ublk_dev_get(dev);
 	ublk_gates_open(dev);
-	err = add_disk(disk);
+	err = zoned ? ublk_disk_read_zones(dev, disk) : 0;
+	if (!err)
+		err = add_disk(disk);
 	if (err) {
 		ublk_gates_close(dev);
+		/* Reports of zones have started the timer, which only del_gendisk() would stop. */
+		blk_sync_queue(disk->queue);
 		put_disk(disk);
 		ublk_dev_put(dev);
 		return err;

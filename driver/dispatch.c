@@ -58,6 +58,27 @@ static bool ublk_describe(struct request *req)
 	case REQ_OP_WRITE_ZEROES:
 		op = UBLK_IO_OP_WRITE_ZEROES;
 		break;
+	case REQ_OP_ZONE_OPEN:
+		op = UBLK_IO_OP_ZONE_OPEN;
+		break;
+	case REQ_OP_ZONE_CLOSE:
+		op = UBLK_IO_OP_ZONE_CLOSE;
+		break;
+	case REQ_OP_ZONE_FINISH:
+		op = UBLK_IO_OP_ZONE_FINISH;
+		break;
+	case REQ_OP_ZONE_APPEND:
+		op = UBLK_IO_OP_ZONE_APPEND;
+		break;
+	case REQ_OP_ZONE_RESET:
+		op = UBLK_IO_OP_ZONE_RESET;
+		break;
+	case REQ_OP_ZONE_RESET_ALL:
+		op = UBLK_IO_OP_ZONE_RESET_ALL;
+		break;
+	case REQ_OP_DRV_IN:	/* ours alone, see zones.c */
+		op = UBLK_IO_OP_REPORT_ZONES;
+		break;
 	default:
 		return false;
 	}
@@ -101,6 +122,26 @@ static void ublk_retry(struct ublk_queue *q, struct ublk_io *io, struct request 
 	blk_mq_delay_kick_requeue_list(rq_queue, UBLK_RETRY_MS);
 }
 
+/* Register the request's pages with the server's ring. False if the request is over. */
+static bool ublk_hand_over_pages(struct ublk_queue *q, struct ublk_io *io, struct request *req,
+				 struct io_uring_cmd *cmd, u32 *op_flags, unsigned int issue_flags)
+{
+	int ret;
+
+	if (!ublk_rq_has_data(req))
+		return true;
+	ret = ublk_auto_register(io, req, cmd, issue_flags);
+	if (ret > 0)
+		return true;
+	if (!ret) {
+		*op_flags |= UBLK_IO_F_NEED_REG_BUF;
+		return true;
+	}
+	ublk_arm(q, io, cmd, issue_flags);
+	ublk_end(q, io, ret, 0, req);
+	return false;
+}
+
 /*
  * Give a request to the server: data of a write into its buffer, the descriptor, the CQE.
  * In the server's task. @cmd is gone afterwards.
@@ -111,8 +152,11 @@ void ublk_hand_over(struct ublk_queue *q, struct ublk_io *io, struct request *re
 	struct ublksrv_io_desc *desc = ublk_desc(q, ublk_io_tag(q, io));
 	u32 op_flags = ublk_rq(req)->op_flags;
 	u32 bytes = blk_rq_bytes(req);
+	u64 addr = io->addr;
 
-	if ((op_flags & 0xff) == UBLK_IO_OP_WRITE) {
+	if (unlikely(q->shares_memory) && ublk_shmem_take(q->dev, req, &addr)) {
+		op_flags |= UBLK_IO_F_SHMEM_ZC;
+	} else if (q->copies && (op_flags & 0xff) == UBLK_IO_OP_WRITE) {
 		u32 copied = ublk_copy_to_server(req, io->addr);
 
 		if (unlikely(copied != bytes)) {
@@ -124,11 +168,18 @@ void ublk_hand_over(struct ublk_queue *q, struct ublk_io *io, struct request *re
 			}
 		}
 	}
+	if (q->counts_refs) {
+		ublk_ref_init(io);
+		if (q->registers && !ublk_hand_over_pages(q, io, req, cmd, &op_flags, issue_flags))
+			return;
+	}
 
 	desc->op_flags = op_flags;
 	desc->nr_sectors = bytes >> SECTOR_SHIFT;
+	if (unlikely((op_flags & 0xff) == UBLK_IO_OP_REPORT_ZONES))
+		desc->nr_zones = ublk_rq(req)->nr_zones;
 	desc->start_sector = blk_rq_pos(req);
-	desc->addr = io->addr;
+	desc->addr = addr;
 	io->bytes = bytes;
 	WRITE_ONCE(io->state, UBLK_IO_OWNED);
 	ublk_uring_done(cmd, UBLK_IO_RES_OK, issue_flags);
@@ -229,9 +280,11 @@ static blk_status_t ublk_turn_away(struct ublk_queue *q, struct request *req)
 	return BLK_STS_OK;
 }
 
-static void ublk_start(struct ublk_io *io, struct request *req)
+static void ublk_start(struct ublk_queue *q, struct ublk_io *io, struct request *req)
 {
 	blk_mq_start_request(req);
+	if (unlikely(q->shares_memory))
+		ublk_rq(req)->shmem = NULL;
 	io->req = req;
 	WRITE_ONCE(io->state, UBLK_IO_QUEUED);
 }
@@ -245,7 +298,7 @@ static blk_status_t ublk_queue_rq(struct blk_mq_hw_ctx *hctx,
 
 	if (unlikely(!ublk_admit(q, req)))
 		return ublk_turn_away(q, req);
-	ublk_start(io, req);
+	ublk_start(q, io, req);
 	if (llist_add(&ublk_rq(req)->link, &io->lane->pending))
 		ublk_uring_run_in_task(io->cmd, ublk_lane_run);
 	return BLK_STS_OK;
@@ -306,7 +359,7 @@ static void ublk_queue_rqs(ublk_rq_list *list)
 		}
 		/* This path has not told blk-mq yet which request has the tag. */
 		req->mq_hctx->tags->rqs[req->tag] = req;
-		ublk_start(io, req);
+		ublk_start(q, io, req);
 		ublk_batch_add(&batch, io, req);
 	}
 	ublk_batch_push(&batch);
@@ -341,17 +394,20 @@ static int ublk_init_hctx(struct blk_mq_hw_ctx *hctx, void *data, unsigned int i
 }
 
 /*
- * End a request with the server's result: @res < 0 is an error, otherwise the first @bytes are
- * done. What remains is queued again as a request of its own. The caller has armed the tag.
+ * End a request: @res is UBLK_RES_GIVE_BACK when no server answered it, < 0 for the server's error,
+ * otherwise the first @bytes are done. What remains is queued again as a request of its own. The
+ * caller has armed or cancelled the tag.
  *
  * Softirqs are off so that a last fput() that hangs on the bio is left to another task: releasing
  * a block device may need the server, which is the one who runs this.
  */
-void ublk_finish(struct request *req, int res, unsigned int bytes)
+void ublk_finish(struct ublk_device *dev, struct request *req, int res, unsigned int bytes)
 {
 	local_bh_disable();
 	if (likely(res >= 0 && bytes == blk_rq_bytes(req)))
 		blk_mq_end_request(req, BLK_STS_OK);
+	else if (res == UBLK_RES_GIVE_BACK)
+		ublk_give_back(dev, req, dev->flags_granted & UBLK_F_USER_RECOVERY_REISSUE);
 	else if (res < 0)
 		blk_mq_end_request(req, errno_to_blk_status(res));
 	else if (!bytes)
@@ -361,6 +417,21 @@ void ublk_finish(struct request *req, int res, unsigned int bytes)
 	else
 		__blk_mq_end_request(req, BLK_STS_OK);
 	local_bh_enable();
+}
+
+/* As above, for the request of a tag that the server had; in some modes others may still use it. */
+void ublk_end(struct ublk_queue *q, struct ublk_io *io, int res, unsigned int bytes,
+	      struct request *req)
+{
+	if (unlikely(q->shares_memory))
+		ublk_shmem_done(q->dev, req);
+	if (!q->counts_refs) {
+		ublk_finish(q->dev, req, res, bytes);
+		return;
+	}
+	io->res = res;
+	io->bytes = bytes;
+	ublk_ref_put(q, io);
 }
 
 const struct blk_mq_ops ublk_mq_ops = {

@@ -67,6 +67,10 @@ int ublk_params_check(const struct ublk_device *dev, const struct ublk_params *p
 	err = ublk_check_basic(dev, &p->basic);
 	if (!err && p->types & UBLK_PARAM_TYPE_DISCARD)
 		err = ublk_check_discard(&p->discard);
+	if (!err && dev->flags_granted & UBLK_F_ZONED)
+		err = ublk_zones_check(p);
+	else if (!err && p->types & UBLK_PARAM_TYPE_ZONED)
+		err = -EINVAL;
 	if (!err && p->types & UBLK_PARAM_TYPE_DMA_ALIGN)
 		err = ublk_check_dma(&p->dma);
 	if (!err && p->types & UBLK_PARAM_TYPE_SEGMENT)
@@ -107,6 +111,12 @@ void ublk_params_to_limits(const struct ublk_params *p, struct ublk_disk_limits 
 		lim->max_discard_sectors = p->discard.max_discard_sectors;
 		lim->max_discard_segments = p->discard.max_discard_segments;
 		lim->max_write_zeroes_sectors = p->discard.max_write_zeroes_sectors;
+	}
+	if (p->types & UBLK_PARAM_TYPE_ZONED) {
+		lim->zoned = true;
+		lim->max_open_zones = p->zoned.max_open_zones;
+		lim->max_active_zones = p->zoned.max_active_zones;
+		lim->max_zone_append_sectors = p->zoned.max_zone_append_sectors;
 	}
 	if (p->types & UBLK_PARAM_TYPE_DMA_ALIGN)
 		lim->dma_alignment_mask = p->dma.alignment;

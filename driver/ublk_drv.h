@@ -15,6 +15,7 @@
  *   dev->mutex       all of dev that is not marked otherwise; never held while waiting for I/O,
  *                    for user memory or for a server, and no command is completed under it,
  *                    because that may take a uring_lock
+ *   dev->shmem_lock  the table of shared memory
  *   ublk_ids_lock    the table of ids
  * The I/O path takes none of them.
  */
@@ -24,6 +25,7 @@
 #include <linux/blk-mq.h>
 #include <linux/cdev.h>
 #include <linux/device.h>
+#include <linux/idr.h>
 #include <linux/llist.h>
 #include <linux/mutex.h>
 #include <linux/wait.h>
@@ -31,6 +33,7 @@
 
 #include "compat/block.h"
 #include "compat/uring.h"
+#include "compat/zones.h"
 #include "uapi/ublk_cmd.h"
 
 #define UBLK_MAX_DEVICES	(1U << 20)
@@ -43,7 +46,10 @@
 
 /* Granted whether asked for or not. */
 #define UBLK_F_ALWAYS		(UBLK_F_URING_CMD_COMP_IN_TASK | UBLK_F_CMD_IOCTL_ENCODE | \
-				 UBLK_F_PER_IO_DAEMON | UBLK_F_SAFE_STOP_DEV)
+				 UBLK_F_PER_IO_DAEMON | UBLK_F_SAFE_STOP_DEV |		\
+				 (UBLK_F_BUFFERS & UBLK_F_BUF_REG_OFF_DAEMON))
+/* The modes in which the server gets at the data by itself, without a buffer for each tag. */
+#define UBLK_F_OWN_ACCESS	(UBLK_F_USER_COPY | UBLK_F_SUPPORT_ZERO_COPY | UBLK_F_AUTO_BUF_REG)
 /* The ways in which a disk outlives its server. */
 #define UBLK_F_RECOVERY_MODES	(UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE |	\
 				 UBLK_F_USER_RECOVERY_FAIL_IO)
@@ -51,11 +57,14 @@
 #define UBLK_F_SUPPORTED	(UBLK_F_ALWAYS | UBLK_F_NEED_GET_DATA |			\
 				 UBLK_F_RECOVERY_MODES | UBLK_F_QUIESCE |		\
 				 UBLK_F_UNPRIVILEGED_DEV | UBLK_F_UPDATE_SIZE |		\
-				 UBLK_F_NO_AUTO_PART_SCAN | UBLK_F_IO_DESC_SIZE)
+				 UBLK_F_NO_AUTO_PART_SCAN | UBLK_F_IO_DESC_SIZE |	\
+				 UBLK_F_USER_COPY | UBLK_F_SHMEM_ZC | UBLK_F_ZONES |	\
+				 UBLK_F_BUFFERS)
 
 #define UBLK_PARAMS_SUPPORTED	(UBLK_PARAM_TYPE_BASIC | UBLK_PARAM_TYPE_DISCARD |	\
 				 UBLK_PARAM_TYPE_DEVT | UBLK_PARAM_TYPE_DMA_ALIGN |	\
-				 UBLK_PARAM_TYPE_SEGMENT)
+				 UBLK_PARAM_TYPE_SEGMENT |				\
+				 (UBLK_F_ZONES ? UBLK_PARAM_TYPE_ZONED : 0))
 
 struct ublk_device;
 struct ublk_queue;
@@ -95,7 +104,19 @@ struct ublk_io {
 	u64			addr;	/* the server's buffer; written by its task */
 	u32			state;	/* enum ublk_io_state */
 	u32			bytes;	/* of the request as the server knows it; by its task */
+
+	/* With queue->counts_refs (ref.c) */
+	atomic_t		refs;
+	int			res;	/* what the request ends with, and of how many bytes */
+	struct {			/* UBLK_F_AUTO_BUF_REG, by its task */
+		u16		index;
+		u8		flags;
+		bool		registered;
+	} auto_buf;
 } ____cacheline_aligned_in_smp;
+
+/* ublk_io::res of a request that no server answers (ublk_give_back). */
+#define UBLK_RES_GIVE_BACK	INT_MIN
 
 /*
  * Requests on their way to one task of the server.
@@ -135,6 +156,10 @@ struct ublk_queue {
 	u16			id;
 	u16			depth;
 	bool			asks_for_buffer;	/* UBLK_F_NEED_GET_DATA */
+	bool			copies;		/* we copy data from and to the server's buffers */
+	bool			counts_refs;	/* others may hold a request (ref.c) */
+	bool			registers;	/* UBLK_F_AUTO_BUF_REG */
+	bool			shares_memory;	/* UBLK_F_SHMEM_ZC */
 
 	u8			gate;		/* enum ublk_gate */
 
@@ -149,6 +174,8 @@ struct ublk_queue {
 struct ublk_rq {
 	struct llist_node	link;		/* lane->pending */
 	u32			op_flags;	/* as in ublksrv_io_desc */
+	u32			nr_zones;	/* REPORT_ZONES */
+	struct ublk_shmem_buf	*shmem;		/* with queue->shares_memory: where the data is */
 };
 
 /* Our part of an armed command. */
@@ -210,6 +237,10 @@ struct ublk_device {
 	struct work_struct	cancel_work;	/* stage 1 for STOP_DEV and DEL_DEV */
 	struct work_struct	scan_work;	/* partition scan */
 	struct delayed_work	monitor_work;	/* looks for a dead server */
+
+	struct ublk_shmem_table __rcu *shmem;	/* written under shmem_lock */
+	struct mutex		shmem_lock;	/* innermost */
+	struct ida		shmem_ids;	/* indexes of buffers */
 
 	struct ublk_counters	counters;
 };
@@ -286,11 +317,46 @@ bool ublk_cancel_io(struct ublk_io *io, unsigned int issue_flags);
 extern const struct blk_mq_ops ublk_mq_ops;
 void ublk_hand_over(struct ublk_queue *q, struct ublk_io *io, struct request *req,
 		    struct io_uring_cmd *cmd, unsigned int issue_flags);
-void ublk_finish(struct request *req, int res, unsigned int bytes);
+void ublk_finish(struct ublk_device *dev, struct request *req, int res, unsigned int bytes);
+void ublk_end(struct ublk_queue *q, struct ublk_io *io, int res, unsigned int bytes,
+	      struct request *req);
 void ublk_give_back(struct ublk_device *dev, struct request *req, bool reissue);
 void ublk_kick(struct ublk_device *dev);
 
+/* ref.c */
+void ublk_ref_init(struct ublk_io *io);
+struct request *ublk_ref_get(struct ublk_io *io);
+void ublk_ref_put(struct ublk_queue *q, struct ublk_io *io);
+void ublk_refs_drain(struct ublk_device *dev);
+
+/* usercopy.c */
+ssize_t ublk_chan_read_iter(struct kiocb *kiocb, struct iov_iter *iter);
+ssize_t ublk_chan_write_iter(struct kiocb *kiocb, struct iov_iter *iter);
+
+/* buffers.c */
+int ublk_buffer_register(struct ublk_queue *q, struct ublk_io *io, struct io_uring_cmd *cmd,
+			 u64 index, unsigned int issue_flags);
+int ublk_buffer_unregister(struct ublk_queue *q, struct io_uring_cmd *cmd, u64 index,
+			   unsigned int issue_flags);
+int ublk_auto_parse(struct io_uring_cmd *cmd, struct ublk_auto_buf_reg *reg);
+int ublk_auto_register(struct ublk_io *io, struct request *req, struct io_uring_cmd *cmd,
+		       unsigned int issue_flags);
+void ublk_auto_unregister(struct ublk_io *io, struct io_uring_cmd *cmd, unsigned int issue_flags);
+
+/* shmem.c */
+bool ublk_shmem_take(struct ublk_device *dev, struct request *req, u64 *addr);
+void ublk_shmem_done(struct ublk_device *dev, struct request *req);
+int ublk_ctrl_reg_buf(struct ublk_device *dev, struct ublk_ctrl *c);
+int ublk_ctrl_unreg_buf(struct ublk_device *dev, struct ublk_ctrl *c);
+void ublk_shmem_clear(struct ublk_device *dev);
+
+/* zones.c */
+int ublk_zones_check(const struct ublk_params *p);
+UBLK_ZONES_REPORT_FN(ublk_zones_report);
+
 /* copy.c */
+unsigned int ublk_copy(struct request *req, struct iov_iter *iter, unsigned int offset,
+		       unsigned int bytes, bool to_server);
 unsigned int ublk_copy_to_server(struct request *req, u64 addr);
 unsigned int ublk_copy_from_server(struct request *req, u64 addr, unsigned int bytes);
 
@@ -325,6 +391,11 @@ static inline struct ublk_cmd *ublk_cmd(struct io_uring_cmd *cmd)
 {
 	BUILD_BUG_ON(sizeof(struct ublk_cmd) > sizeof(cmd->pdu));
 	return ublk_uring_private(cmd);
+}
+
+static inline bool ublk_rq_has_data(const struct request *req)
+{
+	return bio_has_data(req->bio);
 }
 
 static inline u16 ublk_io_tag(const struct ublk_queue *q, const struct ublk_io *io)

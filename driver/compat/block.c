@@ -32,6 +32,17 @@ struct gendisk *ublk_alloc_disk(struct blk_mq_tag_set *set, const struct ublk_di
 	if (lim->rotational)
 		q.features |= BLK_FEAT_ROTATIONAL;
 
+	if (lim->zoned) {
+		q.features |= BLK_FEAT_ZONED;
+		q.max_open_zones = lim->max_open_zones;
+		q.max_active_zones = lim->max_active_zones;
+#ifdef UBLK_HAVE_HW_ZONE_APPEND
+		q.max_hw_zone_append_sectors = lim->max_zone_append_sectors;
+#else
+		q.max_zone_append_sectors = lim->max_zone_append_sectors;
+#endif
+	}
+
 	return blk_mq_alloc_disk(set, &q, queuedata);
 }
 
@@ -77,6 +88,15 @@ struct gendisk *ublk_alloc_disk(struct blk_mq_tag_set *set, const struct ublk_di
 		blk_queue_flag_clear(QUEUE_FLAG_NONROT, q);
 	else
 		blk_queue_flag_set(QUEUE_FLAG_NONROT, q);
+
+	if (IS_ENABLED(CONFIG_BLK_DEV_ZONED) && lim->zoned) {
+		disk_set_zoned(disk, BLK_ZONED_HM);
+		blk_queue_flag_set(QUEUE_FLAG_ZONE_RESETALL, q);
+		blk_queue_required_elevator_features(q, ELEVATOR_F_ZBD_SEQ_WRITE);
+		blk_queue_max_zone_append_sectors(q, lim->max_zone_append_sectors);
+		disk_set_max_open_zones(disk, lim->max_open_zones);
+		disk_set_max_active_zones(disk, lim->max_active_zones);
+	}
 	return disk;
 }
 

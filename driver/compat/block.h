@@ -102,6 +102,10 @@ struct ublk_disk_limits {
 	bool		write_cache;
 	bool		fua;
 	bool		rotational;
+	bool		zoned;		/* then chunk_sectors is the size of a zone */
+	unsigned int	max_open_zones;
+	unsigned int	max_active_zones;
+	unsigned int	max_zone_append_sectors;
 };
 
 /* A disk with its queue, not yet visible. ERR_PTR on failure; put_disk() gives it back. */

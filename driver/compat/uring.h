@@ -8,6 +8,9 @@
 #ifndef UBLK_COMPAT_URING_H
 #define UBLK_COMPAT_URING_H
 
+#include <linux/blk-mq.h>
+
+#include "../uapi/ublk_cmd.h"
 #include "config.h"
 #include "uring_header.h"
 
@@ -35,6 +38,52 @@ static inline const void *ublk_uring_payload(const struct io_uring_cmd *cmd)
 	return cmd->cmd;
 #endif
 }
+
+/* The address field of the SQE, read once; 0 where the kernel keeps only the payload. */
+static inline u64 ublk_uring_sqe_addr(const struct io_uring_cmd *cmd)
+{
+#ifdef UBLK_HAVE_URING_CMD_SQE
+	return READ_ONCE(cmd->sqe->addr);
+#else
+	return 0;
+#endif
+}
+
+/*
+ * Pages of a request as a registered buffer of the command's ring. UBLK_F_BUFFERS are the features
+ * that need it: 0 where the kernel can't.
+ */
+#ifdef UBLK_HAVE_URING_BUFFERS
+#define UBLK_F_BUFFERS	(UBLK_F_SUPPORT_ZERO_COPY | UBLK_F_AUTO_BUF_REG | UBLK_F_BUF_REG_OFF_DAEMON)
+
+static inline int ublk_uring_buffer_register(struct io_uring_cmd *cmd, struct request *req,
+					     void (*released)(void *req), unsigned int index,
+					     unsigned int issue_flags)
+{
+	return io_buffer_register_request(cmd, req, released, index, issue_flags);
+}
+
+static inline int ublk_uring_buffer_unregister(struct io_uring_cmd *cmd, unsigned int index,
+					       unsigned int issue_flags)
+{
+	return io_buffer_unregister(cmd, index, issue_flags);
+}
+#else
+#define UBLK_F_BUFFERS	0ULL
+
+static inline int ublk_uring_buffer_register(struct io_uring_cmd *cmd, struct request *req,
+					     void (*released)(void *req), unsigned int index,
+					     unsigned int issue_flags)
+{
+	return -EOPNOTSUPP;
+}
+
+static inline int ublk_uring_buffer_unregister(struct io_uring_cmd *cmd, unsigned int index,
+					       unsigned int issue_flags)
+{
+	return -EOPNOTSUPP;
+}
+#endif
 
 /* 32 bytes inside the command that belong to us as long as we hold it. */
 static inline void *ublk_uring_private(struct io_uring_cmd *cmd)
