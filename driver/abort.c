@@ -31,7 +31,7 @@ void ublk_cancel_begin(struct ublk_device *dev)
 	mutex_unlock(&dev->mutex);
 }
 
-/* Complete all ACTIVE commands. After ublk_cancel_begin(), without locks, in a kernel thread. */
+/* Complete all ACTIVE commands, and fetchers. After ublk_cancel_begin(), without locks, in a kernel thread. */
 void ublk_cancel_all(struct ublk_device *dev)
 {
 	u16 i, tag;
@@ -41,6 +41,8 @@ void ublk_cancel_all(struct ublk_device *dev)
 
 		for (tag = 0; tag < q->depth; tag++)
 			ublk_cancel_io(&q->ios[tag], IO_URING_F_UNLOCKED);
+		if (q->batch)
+			ublk_batch_cancel(q, IO_URING_F_UNLOCKED);
 	}
 }
 
@@ -119,7 +121,7 @@ static void ublk_abort_owned(struct ublk_queue *q)
 
 		if (state != UBLK_IO_OWNED && state != UBLK_IO_WANT_DATA)
 			continue;
-		if (!(READ_ONCE(io->task->flags) & PF_EXITING) && !q->dev->released)
+		if (!ublk_task_is_dying(io) && !q->dev->released)
 			continue;
 		io->state = UBLK_IO_CANCELED;
 		ublk_end(q, io, UBLK_RES_GIVE_BACK, 0, io->req);
@@ -208,7 +210,10 @@ void ublk_release_work(struct work_struct *work)
 
 	ublk_cancel_begin(dev);
 	cancel_delayed_work_sync(&dev->monitor_work);
-	dev->released = true;
+	WRITE_ONCE(dev->released, true);
+	/* Requests that no fetcher took, and tags that have no command of their own. */
+	if (dev->queues[0]->batch)
+		ublk_cancel_all(dev);
 	for (i = 0; i < dev->nr_queues; i++)
 		ublk_abort_owned(dev->queues[i]);
 	if (dev->queues[0]->counts_refs)

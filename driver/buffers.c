@@ -57,8 +57,8 @@ int ublk_auto_parse(struct io_uring_cmd *cmd, struct ublk_auto_buf_reg *reg)
  * Before delivery, in the server's task. 1: registered, 0: the server has to do without, as it said
  * it can; negative errno: the request can't be served.
  */
-int ublk_auto_register(struct ublk_io *io, struct request *req, struct io_uring_cmd *cmd,
-		       unsigned int issue_flags)
+int ublk_auto_register(struct ublk_queue *q, struct ublk_io *io, struct request *req,
+		       struct io_uring_cmd *cmd, unsigned int issue_flags)
 {
 	int err;
 
@@ -67,6 +67,8 @@ int ublk_auto_register(struct ublk_io *io, struct request *req, struct io_uring_
 					 issue_flags);
 	if (!err) {
 		io->auto_buf.registered = true;
+		if (q->batch)
+			io->ring = ublk_uring_ring(cmd);
 		return 1;
 	}
 	/* Not the last: the server's own is there. */
@@ -75,9 +77,12 @@ int ublk_auto_register(struct ublk_io *io, struct request *req, struct io_uring_
 }
 
 /* At commit: only the ring that it was registered in knows the buffer. */
-void ublk_auto_unregister(struct ublk_io *io, struct io_uring_cmd *cmd, unsigned int issue_flags)
+void ublk_auto_unregister(struct ublk_queue *q, struct ublk_io *io, struct io_uring_cmd *cmd,
+			  unsigned int issue_flags)
 {
-	if (io->auto_buf.registered && io->lane->ring == ublk_uring_ring(cmd))
+	void *ring = q->batch ? io->ring : io->lane->ring;
+
+	if (io->auto_buf.registered && ring == ublk_uring_ring(cmd))
 		ublk_uring_buffer_unregister(cmd, io->auto_buf.index, issue_flags);
 	io->auto_buf.registered = false;
 }

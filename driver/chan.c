@@ -98,7 +98,7 @@ static int ublk_chan_mmap(struct file *file, struct vm_area_struct *vma)
 }
 
 /* All tags of a queue are there. dev->mutex held. */
-static void ublk_queue_ready(struct ublk_device *dev)
+void ublk_queue_ready(struct ublk_device *dev)
 {
 	WRITE_ONCE(dev->nr_ready, dev->nr_ready + 1);
 	if (dev->nr_ready == dev->nr_queues)
@@ -159,9 +159,12 @@ static int ublk_fetch(struct ublk_device *dev, struct ublk_queue *q, struct ublk
 	return ret;
 }
 
-/* How much of a finished request is really done, given the server's result. */
-static u32 ublk_bytes_done(struct ublk_queue *q, struct ublk_io *io, struct request *req, int res,
-			   u64 addr)
+/*
+ * How much of a finished request is really done, given the server's result and buffer, or where it
+ * was appended.
+ */
+u32 ublk_bytes_done(struct ublk_queue *q, struct ublk_io *io, struct request *req, int res,
+		    u64 addr)
 {
 	u32 bytes;
 
@@ -230,7 +233,7 @@ static int ublk_commit(struct ublk_device *dev, struct ublk_queue *q, struct ubl
 	if (q->registers) {
 		if (ublk_auto_parse(cmd, &reg))
 			return -EINVAL;
-		ublk_auto_unregister(io, cmd, issue_flags);
+		ublk_auto_unregister(q, io, cmd, issue_flags);
 		io->auto_buf.index = reg.index;
 		io->auto_buf.flags = reg.flags;
 	}
@@ -279,6 +282,12 @@ static int ublk_chan_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 
 	if (unlikely(_IOC_TYPE(op) != 'u' && _IOC_TYPE(op) != 0))
 		return -EOPNOTSUPP;
+	switch (op) {
+	case UBLK_U_IO_PREP_IO_CMDS:
+	case UBLK_U_IO_COMMIT_IO_CMDS:
+	case UBLK_U_IO_FETCH_IO_CMDS:
+		return dev->queues[0]->batch ? ublk_batch_cmd(dev, cmd, issue_flags) : -EOPNOTSUPP;
+	}
 	if (unlikely(qid >= dev->nr_queues))
 		return -EINVAL;
 	q = dev->queues[qid];
@@ -287,16 +296,21 @@ static int ublk_chan_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 	io = &q->ios[tag];
 
 	switch (_IOC_NR(op)) {
+	case _IOC_NR(UBLK_U_IO_REGISTER_IO_BUF):
+		return ublk_buffer_register(q, io, cmd, addr, issue_flags);
+	case _IOC_NR(UBLK_U_IO_UNREGISTER_IO_BUF):
+		return ublk_buffer_unregister(q, cmd, addr, issue_flags);
+	}
+	if (unlikely(q->batch))
+		return -EOPNOTSUPP;
+
+	switch (_IOC_NR(op)) {
 	case UBLK_IO_COMMIT_AND_FETCH_REQ:
 		return ublk_commit(dev, q, io, cmd, res, addr, issue_flags);
 	case UBLK_IO_FETCH_REQ:
 		return ublk_fetch(dev, q, io, cmd, addr, issue_flags);
 	case UBLK_IO_NEED_GET_DATA:
 		return ublk_get_data(dev, q, io, cmd, addr, issue_flags);
-	case _IOC_NR(UBLK_U_IO_REGISTER_IO_BUF):
-		return ublk_buffer_register(q, io, cmd, addr, issue_flags);
-	case _IOC_NR(UBLK_U_IO_UNREGISTER_IO_BUF):
-		return ublk_buffer_unregister(q, cmd, addr, issue_flags);
 	default:
 		return -EOPNOTSUPP;
 	}
@@ -316,10 +330,13 @@ UBLK_URING_TASK_WORK(ublk_chan_cmd_in_task)
 /* The ring goes away. The command is armed, or was a moment ago. */
 static void ublk_chan_cancel(struct io_uring_cmd *cmd, unsigned int issue_flags)
 {
-	struct ublk_io *io = ublk_cmd(cmd)->io;
+	struct ublk_device *dev = cmd->file->private_data;
 
-	ublk_cancel_begin(cmd->file->private_data);
-	ublk_cancel_io(io, issue_flags);
+	ublk_cancel_begin(dev);
+	if (dev->queues[0]->batch)
+		ublk_batch_cancel_one(cmd, issue_flags);
+	else
+		ublk_cancel_io(ublk_cmd(cmd)->io, issue_flags);
 }
 
 static int ublk_chan_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)

@@ -78,6 +78,9 @@ static int ublk_ctrl_add(struct ublk_device *none, struct ublk_ctrl *c)
 	if (copy_from_user(&info, ublk_ctrl_buf(c), sizeof(info)))
 		return -EFAULT;
 	info.flags = (info.flags & UBLK_F_SUPPORTED) | UBLK_F_ALWAYS;
+	/* Queues that are served as a whole have neither tasks nor buffers for single tags. */
+	if (info.flags & UBLK_F_BATCH_IO)
+		info.flags &= ~(UBLK_F_NEED_GET_DATA | UBLK_F_PER_IO_DAEMON);
 	err = ublk_check_new(&info, c->cmd.dev_id) ?: ublk_access_new(&info);
 	if (err)
 		return err;

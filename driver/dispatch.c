@@ -117,37 +117,38 @@ static void ublk_retry(struct ublk_queue *q, struct ublk_io *io, struct request 
 {
 	struct request_queue *rq_queue = req->q;
 
-	ublk_arm(q, io, cmd, issue_flags);
+	ublk_arm(q, io, q->batch ? NULL : cmd, issue_flags);
 	blk_mq_requeue_request(req, false);
 	blk_mq_delay_kick_requeue_list(rq_queue, UBLK_RETRY_MS);
 }
 
 /* Register the request's pages with the server's ring. False if the request is over. */
-static bool ublk_hand_over_pages(struct ublk_queue *q, struct ublk_io *io, struct request *req,
-				 struct io_uring_cmd *cmd, u32 *op_flags, unsigned int issue_flags)
+static bool ublk_prepare_pages(struct ublk_queue *q, struct ublk_io *io, struct request *req,
+			       struct io_uring_cmd *cmd, u32 *op_flags, unsigned int issue_flags)
 {
 	int ret;
 
 	if (!ublk_rq_has_data(req))
 		return true;
-	ret = ublk_auto_register(io, req, cmd, issue_flags);
+	ret = ublk_auto_register(q, io, req, cmd, issue_flags);
 	if (ret > 0)
 		return true;
 	if (!ret) {
 		*op_flags |= UBLK_IO_F_NEED_REG_BUF;
 		return true;
 	}
-	ublk_arm(q, io, cmd, issue_flags);
+	ublk_arm(q, io, q->batch ? NULL : cmd, issue_flags);
 	ublk_end(q, io, ret, 0, req);
 	return false;
 }
 
 /*
- * Give a request to the server: data of a write into its buffer, the descriptor, the CQE.
- * In the server's task. @cmd is gone afterwards.
+ * Make a request ready for the server: data of a write in its buffer, pages registered with the
+ * ring of @cmd, the descriptor. In the server's task. False if there is nothing to tell the server;
+ * the tag is armed again then.
  */
-void ublk_hand_over(struct ublk_queue *q, struct ublk_io *io, struct request *req,
-		    struct io_uring_cmd *cmd, unsigned int issue_flags)
+bool ublk_prepare(struct ublk_queue *q, struct ublk_io *io, struct request *req,
+		  struct io_uring_cmd *cmd, unsigned int issue_flags)
 {
 	struct ublksrv_io_desc *desc = ublk_desc(q, ublk_io_tag(q, io));
 	u32 op_flags = ublk_rq(req)->op_flags;
@@ -164,14 +165,14 @@ void ublk_hand_over(struct ublk_queue *q, struct ublk_io *io, struct request *re
 			bytes = round_down(copied, queue_logical_block_size(req->q));
 			if (!bytes) {
 				ublk_retry(q, io, req, cmd, issue_flags);
-				return;
+				return false;
 			}
 		}
 	}
 	if (q->counts_refs) {
 		ublk_ref_init(io);
-		if (q->registers && !ublk_hand_over_pages(q, io, req, cmd, &op_flags, issue_flags))
-			return;
+		if (q->registers && !ublk_prepare_pages(q, io, req, cmd, &op_flags, issue_flags))
+			return false;
 	}
 
 	desc->op_flags = op_flags;
@@ -181,8 +182,16 @@ void ublk_hand_over(struct ublk_queue *q, struct ublk_io *io, struct request *re
 	desc->start_sector = blk_rq_pos(req);
 	desc->addr = addr;
 	io->bytes = bytes;
-	WRITE_ONCE(io->state, UBLK_IO_OWNED);
-	ublk_uring_done(cmd, UBLK_IO_RES_OK, issue_flags);
+	smp_store_release(&io->state, UBLK_IO_OWNED);
+	return true;
+}
+
+/* Give a request to the server. In its task. @cmd is gone afterwards. */
+void ublk_hand_over(struct ublk_queue *q, struct ublk_io *io, struct request *req,
+		    struct io_uring_cmd *cmd, unsigned int issue_flags)
+{
+	if (likely(ublk_prepare(q, io, req, cmd, issue_flags)))
+		ublk_uring_done(cmd, UBLK_IO_RES_OK, issue_flags);
 }
 
 /* Tell the server about a write without its data. */
@@ -255,7 +264,7 @@ static bool ublk_admit(struct ublk_queue *q, struct request *req)
 	if (unlikely(!ublk_describe(req)))
 		return false;
 	/* A thread may die alone, and its ring stay open: io_uring does not tell. */
-	if (unlikely(READ_ONCE(io->task->flags) & PF_EXITING)) {
+	if (unlikely(ublk_task_is_dying(io))) {
 		ublk_monitor_kick(q->dev);
 		return false;
 	}
@@ -299,33 +308,42 @@ static blk_status_t ublk_queue_rq(struct blk_mq_hw_ctx *hctx,
 	if (unlikely(!ublk_admit(q, req)))
 		return ublk_turn_away(q, req);
 	ublk_start(q, io, req);
-	if (llist_add(&ublk_rq(req)->link, &io->lane->pending))
+	if (unlikely(q->batch))
+		ublk_batch_push(q, &ublk_rq(req)->link, &ublk_rq(req)->link);
+	else if (llist_add(&ublk_rq(req)->link, &io->lane->pending))
 		ublk_uring_run_in_task(io->cmd, ublk_lane_run);
 	return BLK_STS_OK;
 }
 
-/* Requests of one lane, linked newest first. */
-struct ublk_batch {
+/* Requests of one lane, or of one queue without lanes, linked newest first. */
+struct ublk_run {
+	struct ublk_queue	*queue;
 	struct ublk_lane	*lane;
 	struct llist_node	*newest;
 	struct llist_node	*oldest;
 	struct io_uring_cmd	*carrier;
 };
 
-static void ublk_batch_push(struct ublk_batch *b)
+static void ublk_run_push(struct ublk_run *b)
 {
-	if (b->newest && llist_add_batch(b->newest, b->oldest, &b->lane->pending))
+	if (!b->newest)
+		return;
+	if (unlikely(b->queue->batch))
+		ublk_batch_push(b->queue, b->newest, b->oldest);
+	else if (llist_add_batch(b->newest, b->oldest, &b->lane->pending))
 		ublk_uring_run_in_task(b->carrier, ublk_lane_run);
 	b->newest = NULL;
 }
 
-static void ublk_batch_add(struct ublk_batch *b, struct ublk_io *io, struct request *req)
+static void ublk_run_add(struct ublk_run *b, struct ublk_queue *q, struct ublk_io *io,
+			 struct request *req)
 {
 	struct llist_node *link = &ublk_rq(req)->link;
 
-	if (b->newest && b->lane != io->lane)
-		ublk_batch_push(b);
+	if (b->newest && (b->lane != io->lane || b->queue != q))
+		ublk_run_push(b);
 	if (!b->newest) {
+		b->queue = q;
 		b->lane = io->lane;
 		b->carrier = io->cmd;
 		b->oldest = link;
@@ -343,7 +361,7 @@ static void ublk_batch_add(struct ublk_batch *b, struct ublk_io *io, struct requ
 
 static void ublk_queue_rqs(ublk_rq_list *list)
 {
-	struct ublk_batch batch = {};
+	struct ublk_run run = {};
 	ublk_rq_list rest;
 	struct request *req;
 
@@ -360,9 +378,9 @@ static void ublk_queue_rqs(ublk_rq_list *list)
 		/* This path has not told blk-mq yet which request has the tag. */
 		req->mq_hctx->tags->rqs[req->tag] = req;
 		ublk_start(q, io, req);
-		ublk_batch_add(&batch, io, req);
+		ublk_run_add(&run, q, io, req);
 	}
-	ublk_batch_push(&batch);
+	ublk_run_push(&run);
 	*list = rest;
 }
 
@@ -374,14 +392,18 @@ static enum blk_eh_timer_return ublk_timeout(struct request *req)
 {
 	struct ublk_queue *q = req->mq_hctx->driver_data;
 	struct ublk_io *io = &q->ios[req->tag];
-	u32 state = READ_ONCE(io->state);
+	struct ublk_device *dev = q->dev;
 
-	if (state != UBLK_IO_QUEUED && state != UBLK_IO_OWNED && state != UBLK_IO_WANT_DATA)
-		return BLK_EH_RESET_TIMER;
-	if (q->dev->flags_granted & UBLK_F_UNPRIVILEGED_DEV)
-		send_sig(SIGKILL, io->task, 0);
-	else if (READ_ONCE(io->task->flags) & PF_EXITING)
-		ublk_monitor_kick(q->dev);
+	if (dev->flags_granted & UBLK_F_UNPRIVILEGED_DEV) {
+		/* Whoever has the mutex may wait for us; there is another time. */
+		if (mutex_trylock(&dev->mutex)) {
+			if (dev->server)
+				kill_pid(dev->server, SIGKILL, 1);
+			mutex_unlock(&dev->mutex);
+		}
+	} else if (ublk_task_is_dying(io)) {
+		ublk_monitor_kick(dev);
+	}
 	return BLK_EH_RESET_TIMER;
 }
 

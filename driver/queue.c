@@ -50,6 +50,13 @@ struct ublk_queue *ublk_queue_create(struct ublk_device *dev, u16 id)
 	q->registers = dev->flags_granted & UBLK_F_AUTO_BUF_REG;
 	q->shares_memory = dev->flags_granted & UBLK_F_SHMEM_ZC;
 	q->gate = UBLK_GATE_FAIL;
+	if (dev->flags_granted & UBLK_F_BATCH_IO) {
+		q->batch = ublk_batch_create();
+		if (!q->batch) {
+			ublk_queue_destroy(q);
+			return NULL;
+		}
+	}
 	return q;
 }
 
@@ -58,6 +65,7 @@ void ublk_queue_destroy(struct ublk_queue *q)
 	if (!q)
 		return;
 	ublk_lanes_free(q);
+	ublk_batch_destroy(q->batch);
 	free_pages((unsigned long)q->descs, q->descs_order);
 	kvfree(q);
 }
@@ -99,7 +107,7 @@ void ublk_lanes_free(struct ublk_queue *q)
 }
 
 /*
- * Give the tag a command to answer its next request with. Afterwards the command, and with it the
+ * Give the tag a command to answer its next request with (none with queue->batch). Afterwards the command, and with it the
  * tag, may be used or cancelled by others at any time.
  *
  * Returns false if the queue is closed. The read section pairs with the grace period of a change
@@ -109,7 +117,8 @@ bool ublk_publish(struct ublk_queue *q, struct ublk_io *io, struct io_uring_cmd 
 {
 	u8 gate;
 
-	ublk_cmd(cmd)->io = io;
+	if (likely(cmd))
+		ublk_cmd(cmd)->io = io;
 	rcu_read_lock();
 	io->cmd = cmd;
 	smp_store_release(&io->state, UBLK_IO_ACTIVE);
@@ -149,6 +158,7 @@ bool ublk_cancel_io(struct ublk_io *io, unsigned int issue_flags)
 		return false;
 	cmd = io->cmd;
 	io->cmd = NULL;
-	ublk_uring_done(cmd, UBLK_IO_RES_ABORT, issue_flags);
+	if (cmd)
+		ublk_uring_done(cmd, UBLK_IO_RES_ABORT, issue_flags);
 	return true;
 }

@@ -11,6 +11,8 @@ static bool ublk_queue_has_idle(struct ublk_queue *q)
 {
 	u16 tag;
 
+	if (q->batch)
+		return true;
 	for (tag = 0; tag < q->depth; tag++)
 		if (smp_load_acquire(&q->ios[tag].state) == UBLK_IO_ACTIVE)
 			return true;

@@ -54,6 +54,12 @@ void ublk_ref_put(struct ublk_queue *q, struct ublk_io *io)
 	rcu_read_unlock();
 }
 
+/* The server was not told of the request after all. False if others have references. */
+bool ublk_ref_undo(struct ublk_io *io)
+{
+	return atomic_cmpxchg(&io->refs, UBLK_REF_SERVER, UBLK_REF_FREE) == UBLK_REF_SERVER;
+}
+
 static bool ublk_refs_are_gone(struct ublk_device *dev)
 {
 	u16 i, tag;

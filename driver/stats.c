@@ -32,7 +32,7 @@ static unsigned int ublk_queue_in_flight(const struct ublk_queue *q)
 		u32 state = READ_ONCE(q->ios[tag].state);
 
 		n += state == UBLK_IO_QUEUED || state == UBLK_IO_OWNED ||
-		     state == UBLK_IO_WANT_DATA;
+		     state == UBLK_IO_WANT_DATA || state == UBLK_IO_COMMITS;
 	}
 	return n;
 }

@@ -28,6 +28,7 @@
 #include <linux/idr.h>
 #include <linux/llist.h>
 #include <linux/mutex.h>
+#include <linux/sched.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 
@@ -59,7 +60,7 @@
 				 UBLK_F_UNPRIVILEGED_DEV | UBLK_F_UPDATE_SIZE |		\
 				 UBLK_F_NO_AUTO_PART_SCAN | UBLK_F_IO_DESC_SIZE |	\
 				 UBLK_F_USER_COPY | UBLK_F_SHMEM_ZC | UBLK_F_ZONES |	\
-				 UBLK_F_BUFFERS)
+				 UBLK_F_BUFFERS | UBLK_F_BATCH)
 
 #define UBLK_PARAMS_SUPPORTED	(UBLK_PARAM_TYPE_BASIC | UBLK_PARAM_TYPE_DISCARD |	\
 				 UBLK_PARAM_TYPE_DEVT | UBLK_PARAM_TYPE_DMA_ALIGN |	\
@@ -81,6 +82,8 @@ struct ublk_queue;
  *   QUEUED -> ACTIVE     the task is dead or its buffer faults: the request went back (dispatch.c)
  *   ACTIVE -> CANCELED   cmpxchg by whoever completes the command with ABORT (abort.c)
  *   OWNED, WANT_DATA -> CANCELED the task is gone: its request is given back (abort.c)
+ *   OWNED -> COMMITS -> ACTIVE   COMMIT_IO_CMDS, from any task (batch.c)
+ *   OWNED -> QUEUED      FETCH_IO_CMDS could not tell the server (batch.c)
  *   any -> IDLE          the char device was released and nobody else is left (abort.c)
  *
  * Only ACTIVE -> QUEUED and ACTIVE -> CANCELED start from the same state. The gate keeps them
@@ -93,14 +96,18 @@ enum ublk_io_state {
 	UBLK_IO_QUEUED,
 	UBLK_IO_OWNED,
 	UBLK_IO_WANT_DATA,
+	UBLK_IO_COMMITS,
 	UBLK_IO_CANCELED,
 };
 
 struct ublk_io {
-	struct io_uring_cmd	*cmd;	/* ours while ACTIVE or QUEUED */
+	union {
+		struct io_uring_cmd *cmd;	/* ours while ACTIVE or QUEUED */
+		void		*ring;	/* with queue->batch: where auto_buf is registered */
+	};
 	struct request		*req;	/* while QUEUED, OWNED or WANT_DATA */
 	struct ublk_lane	*lane;	/* set by FETCH, until the char device is released */
-	struct task_struct	*task;	/* lane->task, the only one that may commit */
+	struct task_struct	*task;	/* lane->task, the only one that may commit; NULL: any */
 	u64			addr;	/* the server's buffer; written by its task */
 	u32			state;	/* enum ublk_io_state */
 	u32			bytes;	/* of the request as the server knows it; by its task */
@@ -167,6 +174,8 @@ struct ublk_queue {
 	u16			nr_fetched;
 	struct ublk_lane	*lanes;
 
+	struct ublk_batch_queue	*batch;		/* instead of lanes; fixed after creation */
+
 	struct ublk_io		ios[];
 };
 
@@ -180,7 +189,13 @@ struct ublk_rq {
 
 /* Our part of an armed command. */
 struct ublk_cmd {
-	struct ublk_io		*io;
+	union {
+		struct ublk_io	*io;
+		struct {		/* FETCH_IO_CMDS */
+			struct ublk_queue	*queue;
+			struct ublk_fetcher	*fetcher;
+		};
+	};
 };
 
 /* Bits of dev->flags, changed atomically. */
@@ -301,6 +316,9 @@ void ublk_params_to_limits(const struct ublk_params *p, struct ublk_disk_limits 
 
 /* chan.c */
 extern const struct file_operations ublk_chan_fops;
+void ublk_queue_ready(struct ublk_device *dev);
+u32 ublk_bytes_done(struct ublk_queue *q, struct ublk_io *io, struct request *req, int res,
+		    u64 addr);
 
 /* queue.c */
 struct ublk_queue *ublk_queue_create(struct ublk_device *dev, u16 id);
@@ -315,6 +333,8 @@ bool ublk_cancel_io(struct ublk_io *io, unsigned int issue_flags);
 
 /* dispatch.c */
 extern const struct blk_mq_ops ublk_mq_ops;
+bool ublk_prepare(struct ublk_queue *q, struct ublk_io *io, struct request *req,
+		  struct io_uring_cmd *cmd, unsigned int issue_flags);
 void ublk_hand_over(struct ublk_queue *q, struct ublk_io *io, struct request *req,
 		    struct io_uring_cmd *cmd, unsigned int issue_flags);
 void ublk_finish(struct ublk_device *dev, struct request *req, int res, unsigned int bytes);
@@ -327,6 +347,7 @@ void ublk_kick(struct ublk_device *dev);
 void ublk_ref_init(struct ublk_io *io);
 struct request *ublk_ref_get(struct ublk_io *io);
 void ublk_ref_put(struct ublk_queue *q, struct ublk_io *io);
+bool ublk_ref_undo(struct ublk_io *io);
 void ublk_refs_drain(struct ublk_device *dev);
 
 /* usercopy.c */
@@ -339,9 +360,18 @@ int ublk_buffer_register(struct ublk_queue *q, struct ublk_io *io, struct io_uri
 int ublk_buffer_unregister(struct ublk_queue *q, struct io_uring_cmd *cmd, u64 index,
 			   unsigned int issue_flags);
 int ublk_auto_parse(struct io_uring_cmd *cmd, struct ublk_auto_buf_reg *reg);
-int ublk_auto_register(struct ublk_io *io, struct request *req, struct io_uring_cmd *cmd,
-		       unsigned int issue_flags);
-void ublk_auto_unregister(struct ublk_io *io, struct io_uring_cmd *cmd, unsigned int issue_flags);
+int ublk_auto_register(struct ublk_queue *q, struct ublk_io *io, struct request *req,
+		       struct io_uring_cmd *cmd, unsigned int issue_flags);
+void ublk_auto_unregister(struct ublk_queue *q, struct ublk_io *io, struct io_uring_cmd *cmd,
+			  unsigned int issue_flags);
+
+/* batch.c */
+struct ublk_batch_queue *ublk_batch_create(void);
+void ublk_batch_destroy(struct ublk_batch_queue *batch);
+int ublk_batch_cmd(struct ublk_device *dev, struct io_uring_cmd *cmd, unsigned int issue_flags);
+void ublk_batch_push(struct ublk_queue *q, struct llist_node *newest, struct llist_node *oldest);
+void ublk_batch_cancel(struct ublk_queue *q, unsigned int issue_flags);
+void ublk_batch_cancel_one(struct io_uring_cmd *cmd, unsigned int issue_flags);
 
 /* shmem.c */
 bool ublk_shmem_take(struct ublk_device *dev, struct request *req, u64 *addr);
@@ -406,6 +436,14 @@ static inline u16 ublk_io_tag(const struct ublk_queue *q, const struct ublk_io *
 static inline struct ublksrv_io_desc *ublk_desc(const struct ublk_queue *q, u16 tag)
 {
 	return q->descs + (size_t)tag * q->desc_bytes;
+}
+
+/* A thread of the server that died alone. */
+static inline bool ublk_task_is_dying(const struct ublk_io *io)
+{
+	const struct task_struct *task = READ_ONCE(io->task);
+
+	return task && READ_ONCE(task->flags) & PF_EXITING;
 }
 
 /* Does the disk outlive its server? */

@@ -85,6 +85,94 @@ static inline int ublk_uring_buffer_unregister(struct io_uring_cmd *cmd, unsigne
 }
 #endif
 
+/*
+ * Commands that stay and are answered many times, each time with a provided buffer. UBLK_F_BATCH is
+ * UBLK_F_BATCH_IO where the kernel has them, else 0.
+ */
+#ifdef UBLK_HAVE_URING_MULTISHOT
+#define UBLK_F_BATCH	UBLK_F_BATCH_IO
+
+struct ublk_uring_buffer {
+	struct io_br_sel	sel;
+	void __user		*addr;
+	size_t			bytes;
+};
+
+static inline bool ublk_uring_is_multishot(const struct io_uring_cmd *cmd)
+{
+	return cmd->flags & IORING_URING_CMD_MULTISHOT;
+}
+
+static inline u16 ublk_uring_sqe_buf_index(const struct io_uring_cmd *cmd)
+{
+	return READ_ONCE(cmd->sqe->buf_index);
+}
+
+/* Take a buffer of the group. 0 or negative errno. */
+static inline int ublk_uring_buffer_select(struct io_uring_cmd *cmd, u16 group,
+					   struct ublk_uring_buffer *b, unsigned int issue_flags)
+{
+	b->bytes = 0;
+	b->sel = io_uring_cmd_buffer_select(cmd, group, &b->bytes, issue_flags);
+	if (b->sel.val < 0)
+		return b->sel.val;
+	b->addr = b->sel.addr;
+	return b->addr ? 0 : -ENOBUFS;
+}
+
+/* Answer with the first @bytes of the buffer. False if the ring can't take it. */
+static inline bool ublk_uring_buffer_post(struct io_uring_cmd *cmd, struct ublk_uring_buffer *b,
+					  size_t bytes, unsigned int issue_flags)
+{
+	b->sel.val = bytes;
+	return !io_uring_mshot_cmd_post_cqe(cmd, &b->sel, issue_flags);
+}
+
+/* The buffer goes back, unused and without an answer. */
+static inline void ublk_uring_buffer_give_back(struct io_uring_cmd *cmd,
+					       struct ublk_uring_buffer *b,
+					       unsigned int issue_flags)
+{
+	b->sel.val = 0;
+	io_uring_mshot_cmd_post_cqe(cmd, &b->sel, issue_flags);
+}
+#else
+#define UBLK_F_BATCH	0ULL
+
+struct ublk_uring_buffer {
+	void __user		*addr;
+	size_t			bytes;
+};
+
+static inline bool ublk_uring_is_multishot(const struct io_uring_cmd *cmd)
+{
+	return false;
+}
+
+static inline u16 ublk_uring_sqe_buf_index(const struct io_uring_cmd *cmd)
+{
+	return 0;
+}
+
+static inline int ublk_uring_buffer_select(struct io_uring_cmd *cmd, u16 group,
+					   struct ublk_uring_buffer *b, unsigned int issue_flags)
+{
+	return -EOPNOTSUPP;
+}
+
+static inline bool ublk_uring_buffer_post(struct io_uring_cmd *cmd, struct ublk_uring_buffer *b,
+					  size_t bytes, unsigned int issue_flags)
+{
+	return false;
+}
+
+static inline void ublk_uring_buffer_give_back(struct io_uring_cmd *cmd,
+					       struct ublk_uring_buffer *b,
+					       unsigned int issue_flags)
+{
+}
+#endif
+
 /* 32 bytes inside the command that belong to us as long as we hold it. */
 static inline void *ublk_uring_private(struct io_uring_cmd *cmd)
 {
