@@ -16,6 +16,7 @@
 #include <linux/module.h>
 
 #include "ublk_drv.h"
+#include "trace.h"
 
 #define UBLK_MONITOR_MS		250
 /* A task that two polls in a row find in exec waits there for its commands to end. */
@@ -25,6 +26,8 @@
 void ublk_cancel_begin(struct ublk_device *dev)
 {
 	mutex_lock(&dev->mutex);
+	if (!dev->canceling)
+		trace_ublk_abort(dev->id, dev->info.state);
 	/* Whoever has the char device open now gets no more commands in. */
 	dev->canceling = test_bit(UBLK_DEV_OPEN, &dev->flags);
 	ublk_gates_close(dev);

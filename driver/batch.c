@@ -120,7 +120,7 @@ static void ublk_batch_undo(struct ublk_queue *q, struct ublk_fetcher *f, const 
 		if (q->shares_memory)
 			ublk_shmem_done(q->dev, req);
 		if (q->registers)
-			ublk_auto_unregister(q, io, f->cmd, issue_flags);
+			ublk_auto_unregister(io, io->ring, f->cmd, issue_flags);
 		if (q->counts_refs && !ublk_ref_undo(io)) {
 			/* It guessed the tag and uses its data: to be ended as if given. */
 			ublk_arm(q, io, NULL, issue_flags);
@@ -300,6 +300,8 @@ static int ublk_batch_fetch(struct ublk_queue *q, const struct ublk_batch_io *b,
 	struct ublk_fetcher *f, *next = NULL;
 	bool closed;
 
+	if (ublk_uring_ring_is_polled(cmd))
+		return -EOPNOTSUPP;
 	if (!ublk_uring_is_multishot(cmd) || b->elem_bytes != sizeof(u16) || b->flags)
 		return -EINVAL;
 	f = kzalloc(sizeof(*f), GFP_KERNEL);
@@ -462,7 +464,7 @@ static int ublk_batch_commit_one(struct ublk_queue *q, const struct ublk_batch_e
 		return -EBUSY;
 	req = io->req;
 	if (q->registers)
-		ublk_auto_unregister(q, io, cmd, issue_flags);
+		ublk_auto_unregister(io, io->ring, cmd, issue_flags);
 	if (res >= 0)
 		bytes = ublk_bytes_done(q, io, req, res, q->copies ? elem->addr : elem->zone_lba);
 	ublk_batch_set_buffer(io, elem);

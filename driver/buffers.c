@@ -76,12 +76,10 @@ int ublk_auto_register(struct ublk_queue *q, struct ublk_io *io, struct request 
 	return io->auto_buf.flags & UBLK_AUTO_BUF_REG_FALLBACK ? 0 : err;
 }
 
-/* At commit: only the ring that it was registered in knows the buffer. */
-void ublk_auto_unregister(struct ublk_queue *q, struct ublk_io *io, struct io_uring_cmd *cmd,
+/* At commit: only @ring, in which it was registered, knows the buffer. */
+void ublk_auto_unregister(struct ublk_io *io, const void *ring, struct io_uring_cmd *cmd,
 			  unsigned int issue_flags)
 {
-	void *ring = q->batch ? io->ring : io->lane->ring;
-
 	if (io->auto_buf.registered && ring == ublk_uring_ring(cmd))
 		ublk_uring_buffer_unregister(cmd, io->auto_buf.index, issue_flags);
 	io->auto_buf.registered = false;

@@ -119,6 +119,8 @@ static int ublk_fetch_locked(struct ublk_device *dev, struct ublk_queue *q, stru
 		return -EBUSY;
 	if (io->state != UBLK_IO_IDLE)
 		return -EINVAL;
+	if (ublk_uring_ring_is_polled(cmd))
+		return -EOPNOTSUPP;
 	if (q->copies ? !addr && !q->asks_for_buffer : addr)
 		return -EINVAL;
 	if (q->registers) {
@@ -192,12 +194,17 @@ u32 ublk_bytes_done(struct ublk_queue *q, struct ublk_io *io, struct request *re
 	return bytes;
 }
 
-/* The server goes on with another ring: its requests have to go there. */
-static int ublk_change_lane(struct ublk_device *dev, struct ublk_queue *q, struct ublk_io *io,
-			    void *ring)
+/* The server may go on with another ring: its requests have to go there. */
+static int ublk_follow_ring(struct ublk_device *dev, struct ublk_queue *q, struct ublk_io *io,
+			    struct io_uring_cmd *cmd)
 {
+	void *ring = ublk_uring_ring(cmd);
 	struct ublk_lane *lane;
 
+	if (likely(io->lane->ring == ring))
+		return 0;
+	if (ublk_uring_ring_is_polled(cmd))
+		return -EOPNOTSUPP;
 	mutex_lock(&dev->mutex);
 	lane = ublk_lane_get(q, current, ring);
 	mutex_unlock(&dev->mutex);
@@ -221,7 +228,9 @@ static int ublk_commit(struct ublk_device *dev, struct ublk_queue *q, struct ubl
 {
 	struct ublk_auto_buf_reg reg;
 	struct request *req;
+	void *old_ring;
 	u32 bytes = 0;
+	int err;
 
 	if (unlikely(io->task != current))
 		return -EINVAL;
@@ -230,16 +239,17 @@ static int ublk_commit(struct ublk_device *dev, struct ublk_queue *q, struct ubl
 	req = io->req;
 	if (unlikely(!ublk_commit_addr_is_right(q, req, addr)))
 		return -EINVAL;
+	if (q->registers && ublk_auto_parse(cmd, &reg))
+		return -EINVAL;
+	old_ring = io->lane->ring;
+	err = ublk_follow_ring(dev, q, io, cmd);
+	if (unlikely(err))
+		return err;
 	if (q->registers) {
-		if (ublk_auto_parse(cmd, &reg))
-			return -EINVAL;
-		ublk_auto_unregister(q, io, cmd, issue_flags);
+		ublk_auto_unregister(io, old_ring, cmd, issue_flags);
 		io->auto_buf.index = reg.index;
 		io->auto_buf.flags = reg.flags;
 	}
-	if (unlikely(io->lane->ring != ublk_uring_ring(cmd)) &&
-	    ublk_change_lane(dev, q, io, ublk_uring_ring(cmd)))
-		return -ENOMEM;
 
 	if (likely(res >= 0))
 		bytes = ublk_bytes_done(q, io, req, res, addr);
@@ -254,13 +264,15 @@ static int ublk_commit(struct ublk_device *dev, struct ublk_queue *q, struct ubl
 static int ublk_get_data(struct ublk_device *dev, struct ublk_queue *q, struct ublk_io *io,
 			 struct io_uring_cmd *cmd, u64 addr, unsigned int issue_flags)
 {
+	int err;
+
 	if (io->task != current || !addr)
 		return -EINVAL;
 	if (io->state != UBLK_IO_WANT_DATA)
 		return -EBUSY;
-	if (io->lane->ring != ublk_uring_ring(cmd) &&
-	    ublk_change_lane(dev, q, io, ublk_uring_ring(cmd)))
-		return -ENOMEM;
+	err = ublk_follow_ring(dev, q, io, cmd);
+	if (err)
+		return err;
 	io->addr = addr;
 	/* If the data can't be copied the command waits for the request to come again. */
 	ublk_uring_mark_cancelable(cmd, issue_flags);

@@ -43,33 +43,56 @@ static size_t ublk_copy_bvec(const struct bio_vec *bv, struct iov_iter *iter, bo
 	return done;
 }
 
-/* Copy @bytes of a request, from @offset on; returns how many were. */
+/* How far a copy has come. */
+struct ublk_copy {
+	struct iov_iter	*iter;
+	unsigned int	skip;	/* bytes to leave out yet */
+	unsigned int	left;
+	bool		to_server;
+};
+
+/* Copy what is wanted of one piece of memory. False if that was the last. */
+static bool ublk_copy_piece(struct bio_vec *bv, void *data)
+{
+	struct ublk_copy *c = data;
+	unsigned int n;
+
+	if (unlikely(c->skip >= bv->bv_len)) {
+		c->skip -= bv->bv_len;
+		return true;
+	}
+	bv->bv_offset += c->skip;
+	bv->bv_len = min(bv->bv_len - c->skip, c->left);
+	c->skip = 0;
+	n = ublk_copy_bvec(bv, c->iter, c->to_server);
+	if (!c->to_server)
+		flush_dcache_page(bv->bv_page);
+	c->left -= n;
+	return n == bv->bv_len && c->left;
+}
+
+/* Copy @bytes of a request's data, from @offset on; returns how many were. */
 unsigned int ublk_copy(struct request *req, struct iov_iter *iter, unsigned int offset,
 		       unsigned int bytes, bool to_server)
 {
+	struct ublk_copy c = { iter, offset, bytes, to_server };
 	struct req_iterator pos;
-	unsigned int done = 0;
 	struct bio_vec bv;
 
-	rq_for_each_bvec(bv, req, pos) {
-		unsigned int want, n;
-
-		if (unlikely(offset >= bv.bv_len)) {
-			offset -= bv.bv_len;
-			continue;
-		}
-		bv.bv_offset += offset;
-		want = min(bv.bv_len - offset, bytes - done);
-		offset = 0;
-		bv.bv_len = want;
-		n = ublk_copy_bvec(&bv, iter, to_server);
-		if (!to_server)
-			flush_dcache_page(bv.bv_page);
-		done += n;
-		if (n < want || done == bytes)
+	rq_for_each_bvec(bv, req, pos)
+		if (!ublk_copy_piece(&bv, &c))
 			break;
-	}
-	return done;
+	return bytes - c.left;
+}
+
+/* As above, of its protection information. */
+unsigned int ublk_copy_integrity(struct request *req, struct iov_iter *iter, unsigned int offset,
+				 unsigned int bytes, bool to_server)
+{
+	struct ublk_copy c = { iter, offset, bytes, to_server };
+
+	ublk_integrity_walk(req, ublk_copy_piece, &c);
+	return bytes - c.left;
 }
 
 /* The data of a write into the server's memory at @addr. Returns the bytes copied. */

@@ -32,6 +32,8 @@ static int ublk_check_flags(u64 flags)
 	}
 	if (flags & UBLK_F_QUIESCE && !(flags & UBLK_F_USER_RECOVERY))
 		return -EINVAL;
+	if (flags & UBLK_F_INTEGRITY && !(flags & UBLK_F_USER_COPY))
+		return -EINVAL;
 	/* Reports of zones have no buffer in the server. */
 	if (flags & UBLK_F_ZONED && !(flags & (UBLK_F_USER_COPY | UBLK_F_SUPPORT_ZERO_COPY)))
 		return -EINVAL;

@@ -9,6 +9,7 @@
 #include <linux/sched/signal.h>
 
 #include "ublk_drv.h"
+#include "trace.h"
 
 /* Wait before a request is tried again whose data could not be copied, in milliseconds. */
 #define UBLK_RETRY_MS	3
@@ -170,6 +171,8 @@ bool ublk_prepare(struct ublk_queue *q, struct ublk_io *io, struct request *req,
 		}
 	}
 	if (q->counts_refs) {
+		if (q->protects && blk_integrity_rq(req))
+			op_flags |= UBLK_IO_F_INTEGRITY;
 		ublk_ref_init(io);
 		if (q->registers && !ublk_prepare_pages(q, io, req, cmd, &op_flags, issue_flags))
 			return false;
@@ -182,6 +185,7 @@ bool ublk_prepare(struct ublk_queue *q, struct ublk_io *io, struct request *req,
 	desc->start_sector = blk_rq_pos(req);
 	desc->addr = addr;
 	io->bytes = bytes;
+	trace_ublk_dispatch(q->dev->id, q->id, ublk_io_tag(q, io), desc);
 	smp_store_release(&io->state, UBLK_IO_OWNED);
 	return true;
 }
@@ -445,6 +449,7 @@ void ublk_finish(struct ublk_device *dev, struct request *req, int res, unsigned
 void ublk_end(struct ublk_queue *q, struct ublk_io *io, int res, unsigned int bytes,
 	      struct request *req)
 {
+	trace_ublk_commit(q->dev->id, q->id, ublk_io_tag(q, io), res, bytes);
 	if (unlikely(q->shares_memory))
 		ublk_shmem_done(q->dev, req);
 	if (!q->counts_refs) {

@@ -6,6 +6,9 @@
 #include "compat/misc.h"
 #include "ublk_drv.h"
 
+#define CREATE_TRACE_POINTS
+#include "trace.h"
+
 #define UBLK_CHAR_NAME	"ublk-char"
 
 /* Runs what must not hold up the closing task: release, partition scan, monitor. */

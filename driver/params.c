@@ -7,6 +7,8 @@
 
 /* Larger sizes of physical blocks and of optimal I/O are nonsense, and would overflow. */
 #define UBLK_MAX_SHIFT		28
+#define UBLK_PI_TUPLE_BYTES		8
+#define UBLK_PI_WIDE_TUPLE_BYTES	16
 /* Sectors beyond this make byte offsets negative. */
 #define UBLK_MAX_DEV_SECTORS	((u64)LLONG_MAX >> SECTOR_SHIFT)
 
@@ -58,6 +60,40 @@ static int ublk_check_segment(const struct ublk_param_segment *p)
 	return 0;
 }
 
+/* Bytes of protection information by kind of checksum; -EINVAL for kinds that there are not. */
+static int ublk_tuple_bytes(u8 csum_type)
+{
+	switch (csum_type) {
+	case UBLK_PI_CSUM_NONE:
+		return 0;
+	case UBLK_PI_CSUM_IP:
+	case UBLK_PI_CSUM_CRC16:
+		return UBLK_PI_TUPLE_BYTES;
+	case UBLK_PI_CSUM_CRC64:
+		return UBLK_PI_WIDE_TUPLE_BYTES;
+	default:
+		return -EINVAL;
+	}
+}
+
+static int ublk_check_integrity(const struct ublk_device *dev, const struct ublk_params *params)
+{
+	const struct ublk_param_integrity *p = &params->integrity;
+	int bytes = ublk_tuple_bytes(p->csum_type);
+
+	if (!(dev->flags_granted & UBLK_F_INTEGRITY) || bytes < 0 || !p->metadata_size)
+		return -EINVAL;
+	if (p->flags & ~(UBLK_PI_CAP_INTEGRITY | UBLK_PI_CAP_REFTAG))
+		return -EINVAL;
+	if (p->csum_type == UBLK_PI_CSUM_NONE && p->flags & UBLK_PI_CAP_REFTAG)
+		return -EINVAL;
+	if (p->pi_offset + bytes > p->metadata_size)
+		return -EINVAL;
+	if (p->interval_exp < SECTOR_SHIFT || p->interval_exp > params->basic.logical_bs_shift)
+		return -EINVAL;
+	return 0;
+}
+
 int ublk_params_check(const struct ublk_device *dev, const struct ublk_params *p)
 {
 	int err;
@@ -75,6 +111,8 @@ int ublk_params_check(const struct ublk_device *dev, const struct ublk_params *p
 		err = ublk_check_dma(&p->dma);
 	if (!err && p->types & UBLK_PARAM_TYPE_SEGMENT)
 		err = ublk_check_segment(&p->seg);
+	if (!err && p->types & UBLK_PARAM_TYPE_INTEGRITY)
+		err = ublk_check_integrity(dev, p);
 	return err;
 }
 
@@ -111,6 +149,10 @@ void ublk_params_to_limits(const struct ublk_params *p, struct ublk_disk_limits 
 		lim->max_discard_sectors = p->discard.max_discard_sectors;
 		lim->max_discard_segments = p->discard.max_discard_segments;
 		lim->max_write_zeroes_sectors = p->discard.max_write_zeroes_sectors;
+	}
+	if (p->types & UBLK_PARAM_TYPE_INTEGRITY) {
+		lim->integrity = &p->integrity;
+		lim->tuple_bytes = ublk_tuple_bytes(p->integrity.csum_type);
 	}
 	if (p->types & UBLK_PARAM_TYPE_ZONED) {
 		lim->zoned = true;

@@ -48,6 +48,7 @@ struct ublk_queue *ublk_queue_create(struct ublk_device *dev, u16 id)
 	q->counts_refs = dev->flags_granted & UBLK_F_OWN_ACCESS;
 	q->asks_for_buffer = dev->flags_granted & UBLK_F_NEED_GET_DATA && q->copies;
 	q->registers = dev->flags_granted & UBLK_F_AUTO_BUF_REG;
+	q->protects = dev->flags_granted & UBLK_F_INTEGRITY;
 	q->shares_memory = dev->flags_granted & UBLK_F_SHMEM_ZC;
 	q->gate = UBLK_GATE_FAIL;
 	if (dev->flags_granted & UBLK_F_BATCH_IO) {

@@ -7,6 +7,7 @@
 #include <linux/sched.h>
 
 #include "ublk_drv.h"
+#include "trace.h"
 
 /* Is it the process that has the char device open? Numbers are those of the caller's namespace. */
 static bool ublk_is_server(const struct ublk_device *dev, pid_t nr)
@@ -120,6 +121,7 @@ static int ublk_recovery_take(struct ublk_device *dev)
 {
 	dev->info.state = UBLK_S_DEV_LIVE;
 	atomic_long_inc(&dev->counters.recovered);
+	trace_ublk_recover(dev->id, pid_nr(dev->server));
 	ublk_gates_open(dev);
 	return 0;
 }

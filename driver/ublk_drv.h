@@ -33,6 +33,7 @@
 #include <linux/workqueue.h>
 
 #include "compat/block.h"
+#include "compat/integrity.h"
 #include "compat/uring.h"
 #include "compat/zones.h"
 #include "uapi/ublk_cmd.h"
@@ -60,12 +61,13 @@
 				 UBLK_F_UNPRIVILEGED_DEV | UBLK_F_UPDATE_SIZE |		\
 				 UBLK_F_NO_AUTO_PART_SCAN | UBLK_F_IO_DESC_SIZE |	\
 				 UBLK_F_USER_COPY | UBLK_F_SHMEM_ZC | UBLK_F_ZONES |	\
-				 UBLK_F_BUFFERS | UBLK_F_BATCH)
+				 UBLK_F_BUFFERS | UBLK_F_BATCH | UBLK_F_PROTECTION)
 
 #define UBLK_PARAMS_SUPPORTED	(UBLK_PARAM_TYPE_BASIC | UBLK_PARAM_TYPE_DISCARD |	\
 				 UBLK_PARAM_TYPE_DEVT | UBLK_PARAM_TYPE_DMA_ALIGN |	\
 				 UBLK_PARAM_TYPE_SEGMENT |				\
-				 (UBLK_F_ZONES ? UBLK_PARAM_TYPE_ZONED : 0))
+				 (UBLK_F_ZONES ? UBLK_PARAM_TYPE_ZONED : 0) |		\
+				 (UBLK_F_PROTECTION ? UBLK_PARAM_TYPE_INTEGRITY : 0))
 
 struct ublk_device;
 struct ublk_queue;
@@ -167,6 +169,7 @@ struct ublk_queue {
 	bool			counts_refs;	/* others may hold a request (ref.c) */
 	bool			registers;	/* UBLK_F_AUTO_BUF_REG */
 	bool			shares_memory;	/* UBLK_F_SHMEM_ZC */
+	bool			protects;	/* UBLK_F_INTEGRITY */
 
 	u8			gate;		/* enum ublk_gate */
 
@@ -362,7 +365,7 @@ int ublk_buffer_unregister(struct ublk_queue *q, struct io_uring_cmd *cmd, u64 i
 int ublk_auto_parse(struct io_uring_cmd *cmd, struct ublk_auto_buf_reg *reg);
 int ublk_auto_register(struct ublk_queue *q, struct ublk_io *io, struct request *req,
 		       struct io_uring_cmd *cmd, unsigned int issue_flags);
-void ublk_auto_unregister(struct ublk_queue *q, struct ublk_io *io, struct io_uring_cmd *cmd,
+void ublk_auto_unregister(struct ublk_io *io, const void *ring, struct io_uring_cmd *cmd,
 			  unsigned int issue_flags);
 
 /* batch.c */
@@ -387,6 +390,8 @@ UBLK_ZONES_REPORT_FN(ublk_zones_report);
 /* copy.c */
 unsigned int ublk_copy(struct request *req, struct iov_iter *iter, unsigned int offset,
 		       unsigned int bytes, bool to_server);
+unsigned int ublk_copy_integrity(struct request *req, struct iov_iter *iter, unsigned int offset,
+				 unsigned int bytes, bool to_server);
 unsigned int ublk_copy_to_server(struct request *req, u64 addr);
 unsigned int ublk_copy_from_server(struct request *req, u64 addr, unsigned int bytes);
 

@@ -12,13 +12,21 @@ struct ublk_place {
 	struct ublk_queue	*queue;
 	struct ublk_io		*io;
 	u32			offset;
+	bool			integrity;	/* in the protection information, not the data */
 };
 
 static int ublk_find_place(struct ublk_device *dev, loff_t pos, struct ublk_place *place)
 {
-	u64 at = pos - UBLKSRV_IO_BUF_OFFSET;
 	u32 queue, tag;
+	u64 at;
 
+	place->integrity = pos > 0 && pos & UBLKSRV_IO_INTEGRITY_FLAG;
+	if (place->integrity) {
+		if (!(dev->flags_granted & UBLK_F_INTEGRITY))
+			return -EINVAL;
+		pos &= ~UBLKSRV_IO_INTEGRITY_FLAG;
+	}
+	at = pos - UBLKSRV_IO_BUF_OFFSET;
 	if (pos < (loff_t)UBLKSRV_IO_BUF_OFFSET || at >> UBLKSRV_IO_BUF_TOTAL_BITS)
 		return -EINVAL;
 	place->offset = at & UBLK_IO_BUF_BITS_MASK;
@@ -46,18 +54,20 @@ static bool ublk_copy_is_allowed(const struct request *req, bool to_server)
 	}
 }
 
-static ssize_t ublk_copy_request(struct request *req, struct iov_iter *iter, u32 offset,
-				 bool to_server)
+static ssize_t ublk_copy_request(struct request *req, struct iov_iter *iter,
+				 const struct ublk_place *place, bool to_server)
 {
-	u32 bytes = blk_rq_bytes(req);
+	u32 bytes = place->integrity ? ublk_integrity_bytes(req) : blk_rq_bytes(req);
 	u32 wanted, done;
 
 	if (!ublk_copy_is_allowed(req, to_server))
 		return -EACCES;
-	if (offset > bytes)
+	if (place->offset > bytes)
 		return -EINVAL;
-	wanted = min_t(size_t, bytes - offset, iov_iter_count(iter));
-	done = ublk_copy(req, iter, offset, wanted, to_server);
+	wanted = min_t(size_t, bytes - place->offset, iov_iter_count(iter));
+	done = place->integrity ?
+	       ublk_copy_integrity(req, iter, place->offset, wanted, to_server) :
+	       ublk_copy(req, iter, place->offset, wanted, to_server);
 	return done || !wanted ? done : -EFAULT;
 }
 
@@ -80,12 +90,12 @@ static ssize_t ublk_user_copy(struct kiocb *kiocb, struct iov_iter *iter, bool t
 	if (READ_ONCE(place.io->task) == current) {
 		if (READ_ONCE(place.io->state) != UBLK_IO_OWNED)
 			return -EINVAL;
-		return ublk_copy_request(place.io->req, iter, place.offset, to_server);
+		return ublk_copy_request(place.io->req, iter, &place, to_server);
 	}
 	req = ublk_ref_get(place.io);
 	if (!req)
 		return -EINVAL;
-	ret = ublk_copy_request(req, iter, place.offset, to_server);
+	ret = ublk_copy_request(req, iter, &place, to_server);
 	ublk_ref_put(place.queue, place.io);
 	return ret;
 }

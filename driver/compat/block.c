@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 #include "block.h"
+#include "integrity.h"
 
 #ifdef UBLK_HAVE_DISK_LIMITS
 
@@ -42,6 +43,8 @@ struct gendisk *ublk_alloc_disk(struct blk_mq_tag_set *set, const struct ublk_di
 		q.max_zone_append_sectors = lim->max_zone_append_sectors;
 #endif
 	}
+	if (lim->integrity)
+		ublk_integrity_to_limits(lim->integrity, lim->tuple_bytes, &q);
 
 	return blk_mq_alloc_disk(set, &q, queuedata);
 }

@@ -6,6 +6,7 @@
 #include <linux/blk-mq.h>
 #include <linux/blkdev.h>
 
+#include "../uapi/ublk_cmd.h"
 #include "config.h"
 
 #ifdef UBLK_HAVE_MQ_SHOULD_MERGE
@@ -106,6 +107,8 @@ struct ublk_disk_limits {
 	unsigned int	max_open_zones;
 	unsigned int	max_active_zones;
 	unsigned int	max_zone_append_sectors;
+	const struct ublk_param_integrity *integrity;	/* NULL for none */
+	u8		tuple_bytes;
 };
 
 /* A disk with its queue, not yet visible. ERR_PTR on failure; put_disk() gives it back. */

@@ -206,6 +206,15 @@ static inline void *ublk_uring_ring(struct io_uring_cmd *cmd)
 }
 
 /*
+ * Is the ring polled for completions? Nobody would poll for ours; some kernels refuse commands on
+ * such a ring by themselves, others by IO_URING_F_IOPOLL, the rest leave it to us.
+ */
+static inline bool ublk_uring_ring_is_polled(struct io_uring_cmd *cmd)
+{
+	return cmd_to_io_kiocb(cmd)->ctx->flags & IORING_SETUP_IOPOLL;
+}
+
+/*
  * Has the ring been closed? The caller must hold the command. Only asked where io_uring does not
  * say it by itself.
  */

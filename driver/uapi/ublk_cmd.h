@@ -356,6 +356,14 @@ struct ublk_param_segment {
 	__u8	pad[2];
 };
 
+/* Protection information: what LBMD_PI_* of linux/fs.h are, where that has them. */
+#define UBLK_PI_CAP_INTEGRITY		(1 << 0)	/* the server checks it */
+#define UBLK_PI_CAP_REFTAG		(1 << 1)	/* it has reference tags */
+#define UBLK_PI_CSUM_NONE		0
+#define UBLK_PI_CSUM_IP			1
+#define UBLK_PI_CSUM_CRC16		2
+#define UBLK_PI_CSUM_CRC64		4
+
 struct ublk_param_integrity {
 	__u32	flags;			/* LBMD_PI_CAP_* */
 	__u16	max_integrity_segments;	/* 0 for no limit */

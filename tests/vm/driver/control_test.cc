@@ -23,10 +23,11 @@ TEST(Control, PlainRingIsRefused_R01) {
       << "a 64-byte SQE holds only half of a control command";
 }
 
-TEST(Control, PolledRingIsRefused_R44) {
+// Newer kernels let a driver that knows nothing of polling be used from such a ring.
+TEST(Control, PolledRingDoesNotHang_R44) {
   Control control(IORING_SETUP_SQE128 | IORING_SETUP_IOPOLL);
   uint64_t features = 0;
-  EXPECT_LT(control.Run(UBLK_U_CMD_GET_FEATURES, {.len = 8, .addr = &features}), 0);
+  EXPECT_NE(control.Run(UBLK_U_CMD_GET_FEATURES, {.len = 8, .addr = &features}), -ETIME);
 }
 
 TEST(Control, FeaturesAreWhatAddDevGrants_R07) {

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Protection information of requests. UBLK_F_PROTECTION is UBLK_F_INTEGRITY where a disk can
+ * describe its own, else 0, and nothing here is ever asked for.
+ */
+#ifndef UBLK_COMPAT_INTEGRITY_H
+#define UBLK_COMPAT_INTEGRITY_H
+
+#include <linux/blk-integrity.h>
+#include <linux/blk-mq.h>
+
+#include "../uapi/ublk_cmd.h"
+#include "config.h"
+
+/* Called for each piece of memory, in order. False ends the walk. */
+typedef bool (*ublk_integrity_fn)(struct bio_vec *bv, void *data);
+
+#ifdef UBLK_HAVE_INTEGRITY_METADATA
+#define UBLK_F_PROTECTION	(IS_ENABLED(CONFIG_BLK_DEV_INTEGRITY) ? UBLK_F_INTEGRITY : 0)
+
+/* Bytes of a request's protection information. */
+static inline unsigned int ublk_integrity_bytes(struct request *req)
+{
+	return blk_integrity_rq(req) ?
+	       bio_integrity_bytes(&req->q->limits.integrity, blk_rq_sectors(req)) : 0;
+}
+
+static inline void ublk_integrity_walk(struct request *req, ublk_integrity_fn fn, void *data)
+{
+#if IS_ENABLED(CONFIG_BLK_DEV_INTEGRITY)
+	struct bio *bio = req->bio;
+	struct bvec_iter iter;
+	struct bio_vec bv;
+
+	bio_for_each_integrity_vec(bv, bio, iter)
+		if (!fn(&bv, data))
+			return;
+#endif
+}
+
+static inline void ublk_integrity_to_limits(const struct ublk_param_integrity *p, u8 tuple_bytes,
+					    struct queue_limits *q)
+{
+	static const enum blk_integrity_checksum checksums[] = {
+		[UBLK_PI_CSUM_NONE]	= BLK_INTEGRITY_CSUM_NONE,
+		[UBLK_PI_CSUM_IP]	= BLK_INTEGRITY_CSUM_IP,
+		[UBLK_PI_CSUM_CRC16]	= BLK_INTEGRITY_CSUM_CRC,
+		[UBLK_PI_CSUM_CRC64]	= BLK_INTEGRITY_CSUM_CRC64,
+	};
+
+	q->max_integrity_segments = p->max_integrity_segments ?: USHRT_MAX;
+	q->integrity = (struct blk_integrity) {
+		.csum_type	= checksums[p->csum_type],
+		.metadata_size	= p->metadata_size,
+		.pi_offset	= p->pi_offset,
+		.interval_exp	= p->interval_exp,
+		.tag_size	= p->tag_size,
+		.pi_tuple_size	= tuple_bytes,
+	};
+	if (p->flags & UBLK_PI_CAP_INTEGRITY)
+		q->integrity.flags |= BLK_INTEGRITY_DEVICE_CAPABLE;
+	if (p->flags & UBLK_PI_CAP_REFTAG)
+		q->integrity.flags |= BLK_INTEGRITY_REF_TAG;
+}
+#else
+#define UBLK_F_PROTECTION	0ULL
+
+static inline unsigned int ublk_integrity_bytes(struct request *req)
+{
+	return 0;
+}
+
+static inline void ublk_integrity_walk(struct request *req, ublk_integrity_fn fn, void *data)
+{
+}
+
+static inline void ublk_integrity_to_limits(const struct ublk_param_integrity *p, u8 tuple_bytes,
+					    struct queue_limits *q)
+{
+}
+#endif
+
+#endif
