@@ -52,23 +52,25 @@ struct ublk_copy {
 };
 
 /* Copy what is wanted of one piece of memory. False if that was the last. */
-static bool ublk_copy_piece(struct bio_vec *bv, void *data)
+static bool ublk_copy_piece(const struct bio_vec *bv, void *data)
 {
 	struct ublk_copy *c = data;
+	/* Not in bv itself: its length is what the caller's loop goes on by. */
+	struct bio_vec part = *bv;
 	unsigned int n;
 
 	if (unlikely(c->skip >= bv->bv_len)) {
 		c->skip -= bv->bv_len;
 		return true;
 	}
-	bv->bv_offset += c->skip;
-	bv->bv_len = min(bv->bv_len - c->skip, c->left);
+	part.bv_offset += c->skip;
+	part.bv_len = min(bv->bv_len - c->skip, c->left);
 	c->skip = 0;
-	n = ublk_copy_bvec(bv, c->iter, c->to_server);
+	n = ublk_copy_bvec(&part, c->iter, c->to_server);
 	if (!c->to_server)
 		flush_dcache_page(bv->bv_page);
 	c->left -= n;
-	return n == bv->bv_len && c->left;
+	return n == part.bv_len && c->left;
 }
 
 /* Copy @bytes of a request's data, from @offset on; returns how many were. */

@@ -13,7 +13,7 @@
 #include "config.h"
 
 /* Called for each piece of memory, in order. False ends the walk. */
-typedef bool (*ublk_integrity_fn)(struct bio_vec *bv, void *data);
+typedef bool (*ublk_integrity_fn)(const struct bio_vec *bv, void *data);
 
 #ifdef UBLK_HAVE_INTEGRITY_METADATA
 #define UBLK_F_PROTECTION	(IS_ENABLED(CONFIG_BLK_DEV_INTEGRITY) ? UBLK_F_INTEGRITY : 0)
