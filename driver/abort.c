@@ -140,7 +140,8 @@ void ublk_monitor_work(struct work_struct *work)
 
 	mutex_lock(&dev->mutex);
 	over = dev->canceling;
-	if (!over)
+	/* Threads may die one after the other. */
+	if (!dev->released)
 		dead = ublk_has_dead_task(dev);
 	if (!over && !dead && test_and_clear_bit(UBLK_DEV_FLUSHED, &dev->flags))
 		dead = ublk_has_dying_ring(dev);
