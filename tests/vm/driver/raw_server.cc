@@ -23,6 +23,8 @@ namespace {
 constexpr uint64_t kWakeUserData = UINT64_MAX;
 constexpr uint64_t kTryUserData = UINT64_MAX - 1;
 constexpr size_t kPageBytes = 4096;
+// Without a buffer for each tag.
+constexpr uint64_t kOwnAccess = UBLK_F_USER_COPY | UBLK_F_SUPPORT_ZERO_COPY | UBLK_F_AUTO_BUF_REG;
 
 size_t RoundToPages(size_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes; }
 
@@ -192,6 +194,11 @@ ublk_params ParamsOf(const Geometry& geometry) {
     params.discard.max_write_zeroes_sectors = 1 << 20;
     params.discard.max_discard_segments = 1;
   }
+  if (geometry.zone_bytes != 0) {
+    params.types |= UBLK_PARAM_TYPE_ZONED;
+    params.basic.chunk_sectors = static_cast<uint32_t>(geometry.zone_bytes / kSectorBytes);
+    params.zoned.max_zone_append_sectors = params.basic.max_sectors;
+  }
   return params;
 }
 
@@ -264,13 +271,14 @@ uint64_t QueueServer::Buffer(uint16_t tag) const {
   return reinterpret_cast<uintptr_t>(buffers_ + size_t{tag} * geometry_.max_io_bytes);
 }
 
-void QueueServer::Send(uint32_t op, uint16_t tag, int result) {
+void QueueServer::Send(uint32_t op, uint16_t tag, int result, uint64_t commit_at) {
   const bool late_buffer =
       (geometry_.flags & UBLK_F_NEED_GET_DATA) != 0 && op == UBLK_U_IO_FETCH_REQ;
+  const bool no_buffer = late_buffer || (geometry_.flags & kOwnAccess) != 0;
   io_uring_sqe* sqe = ring_->Command(fd_, op);
   sqe->flags = options_.sqe_flags;
   sqe->user_data = tag;
-  PutIoCommand(sqe, queue_, tag, result, late_buffer ? 0 : Buffer(tag));
+  PutIoCommand(sqe, queue_, tag, result, no_buffer ? commit_at : Buffer(tag));
   ++armed_;
 }
 
@@ -332,14 +340,17 @@ void QueueServer::OnRequest(uint16_t tag, int res) {
     return;
   }
   if (res != UBLK_IO_RES_OK) return;
+  uint64_t commit_at = 0;
   const Request request = {
       .queue = queue_,
       .tag = tag,
       .desc = &descs_[tag],
       .buffer = buffers_ + size_t{tag} * geometry_.max_io_bytes,
+      .fd = fd_,
+      .commit_at = &commit_at,
   };
   if (const std::optional<int> result = handler_(request)) {
-    Send(UBLK_U_IO_COMMIT_AND_FETCH_REQ, tag, *result);
+    Send(UBLK_U_IO_COMMIT_AND_FETCH_REQ, tag, *result, commit_at);
   } else {
     kept_.push_back(tag);
   }

@@ -119,6 +119,8 @@ struct Geometry {
   uint32_t max_io_bytes = 512 << 10;
   uint32_t attrs = 0;
   bool discard = true;
+  // Not 0: a zoned disk, with zones of this size.
+  uint64_t zone_bytes = 0;
 };
 
 ublksrv_ctrl_dev_info InfoOf(const Geometry& geometry, uint32_t id = kAnyId);
@@ -129,6 +131,8 @@ struct Request {
   uint16_t tag;
   const ublksrv_io_desc* desc;
   std::byte* buffer;
+  int fd;               // of the char device
+  uint64_t* commit_at;  // of a ZONE_APPEND: the sector where it went, to be set
 
   uint8_t op() const { return ublksrv_get_op(desc); }
   uint64_t offset() const { return desc->start_sector * kSectorBytes; }
@@ -216,7 +220,7 @@ class QueueServer {
   std::vector<uint16_t> kept() const { return kept_; }
 
  private:
-  void Send(uint32_t op, uint16_t tag, int result);
+  void Send(uint32_t op, uint16_t tag, int result, uint64_t commit_at = 0);
   void WatchWake();
   void OnCqe(uint64_t user_data, int res);
   void OnRequest(uint16_t tag, int res);
