@@ -241,6 +241,11 @@ UBLK_URING_TASK_WORK(ublk_lane_run)
 		ublk_monitor_kick(q->dev);
 
 	link = llist_del_all(&lane->pending);
+	if (unlikely(!link)) {
+		/* They were given back meanwhile: see ublk_lane_give_back(). */
+		ublk_uring_done(cmd, UBLK_IO_RES_ABORT, issue_flags);
+		return;
+	}
 	if (link->next)
 		link = llist_reverse_order(link);
 	/* The last command that is completed may take lane with it. */
@@ -255,6 +260,33 @@ UBLK_URING_TASK_WORK(ublk_lane_run)
 			ublk_ask_for_buffer(q, io, req, io->cmd, issue_flags);
 		else
 			ublk_hand_over(q, io, req, io->cmd, issue_flags);
+	}
+}
+
+/*
+ * What waits in the lane of a dead task. The gate is closed. Task work is under way for it, but may
+ * come late: with IORING_SETUP_DEFER_TASKRUN not before the ring is closed. The command that carries
+ * it, that of the oldest request, has to wait for it.
+ */
+void ublk_lane_give_back(struct ublk_lane *lane)
+{
+	struct llist_node *link = llist_reverse_order(llist_del_all(&lane->pending));
+	struct ublk_queue *q = lane->queue;
+	struct llist_node *next;
+	bool carrier = true;
+
+	for (; link; link = next) {
+		struct request *req = ublk_rq_from_link(link);
+		struct ublk_io *io = &q->ios[req->tag];
+
+		next = link->next;
+		if (carrier) {
+			WRITE_ONCE(io->state, UBLK_IO_CANCELED);
+			ublk_give_back(q->dev, req, true);
+		} else {
+			ublk_refuse(q, io, req, IO_URING_F_UNLOCKED);
+		}
+		carrier = false;
 	}
 }
 
@@ -325,7 +357,7 @@ struct ublk_run {
 	struct ublk_lane	*lane;
 	struct llist_node	*newest;
 	struct llist_node	*oldest;
-	struct io_uring_cmd	*carrier;
+	struct io_uring_cmd	*carrier;	/* of the oldest */
 };
 
 static void ublk_run_push(struct ublk_run *b)
@@ -354,6 +386,7 @@ static void ublk_run_add(struct ublk_run *b, struct ublk_queue *q, struct ublk_i
 		b->newest = link;
 		link->next = NULL;
 	} else if (UBLK_RQ_LIST_NEWEST_FIRST) {
+		b->carrier = io->cmd;
 		b->oldest->next = link;
 		b->oldest = link;
 		link->next = NULL;
@@ -397,16 +430,21 @@ static enum blk_eh_timer_return ublk_timeout(struct request *req)
 	struct ublk_queue *q = req->mq_hctx->driver_data;
 	struct ublk_io *io = &q->ios[req->tag];
 	struct ublk_device *dev = q->dev;
+	bool here, dying;
 
-	if (dev->flags_granted & UBLK_F_UNPRIVILEGED_DEV) {
-		/* Whoever has the mutex may wait for us; there is another time. */
-		if (mutex_trylock(&dev->mutex)) {
-			if (dev->server)
-				kill_pid(dev->server, SIGKILL, 1);
-			mutex_unlock(&dev->mutex);
-		}
-	} else if (ublk_task_is_dying(io)) {
+	/* The task stays as long as the tag has a request, and a grace period after that. */
+	rcu_read_lock();
+	here = ublk_io_has_request(io);
+	dying = here && ublk_task_is_dying(io);
+	rcu_read_unlock();
+	if (dying) {
 		ublk_monitor_kick(dev);
+	} else if (here && dev->flags_granted & UBLK_F_UNPRIVILEGED_DEV &&
+		   mutex_trylock(&dev->mutex)) {
+		/* Whoever has the mutex may wait for us; there is another time. */
+		if (dev->server)
+			kill_pid(dev->server, SIGKILL, 1);
+		mutex_unlock(&dev->mutex);
 	}
 	return BLK_EH_RESET_TIMER;
 }
