@@ -50,15 +50,29 @@ static int ublk_zones_ask(struct gendisk *disk, sector_t sector, struct blk_zone
 	return err;
 }
 
-/* Of one answer. Returns how many zones were there, or negative errno. */
-static int ublk_zones_tell(struct gendisk *disk, struct blk_zone *zones, unsigned int nr,
-			   unsigned int first, ublk_zone_args *args)
+/* Is it the zone that lies there? Not all kernels look, and they count zones by their size. */
+static bool ublk_zone_is_at(struct gendisk *disk, const struct blk_zone *zone, sector_t sector)
 {
+	u64 len = min_t(u64, disk->queue->limits.chunk_sectors, get_capacity(disk) - sector);
+
+	return zone->start == sector && zone->len == len;
+}
+
+/*
+ * Of one answer, from the zone at @sector, the one of number @first in the report, on. Returns how
+ * many zones were there, or negative errno.
+ */
+static int ublk_zones_tell(struct gendisk *disk, sector_t sector, struct blk_zone *zones,
+			   unsigned int nr, unsigned int first, ublk_zone_args *args)
+{
+	unsigned int chunk = disk->queue->limits.chunk_sectors;
 	unsigned int i;
 	int err;
 
 	/* A server that has no more leaves the rest as it was: empty. */
 	for (i = 0; i < nr && zones[i].len; i++) {
+		if (!ublk_zone_is_at(disk, &zones[i], sector + (sector_t)i * chunk))
+			return -EIO;
 		err = ublk_zone_report(disk, &zones[i], first + i, args);
 		if (err)
 			return err;
@@ -74,6 +88,8 @@ UBLK_REPORT_ZONES(ublk_zones_report)
 	struct blk_zone *zones;
 	int ret = 0;
 
+	/* Any sector stands for the zone that it is in. */
+	sector = round_down(sector, chunk);
 	room = min3(nr_zones, UBLK_REPORT_MAX_ZONES,
 		    (unsigned int)(queue_max_bytes(disk->queue) / sizeof(*zones)));
 	zones = kvcalloc(room, sizeof(*zones), GFP_KERNEL);
@@ -84,7 +100,7 @@ UBLK_REPORT_ZONES(ublk_zones_report)
 		memset(zones, 0, n * sizeof(*zones));
 		ret = ublk_zones_ask(disk, sector, zones, n);
 		if (!ret)
-			ret = ublk_zones_tell(disk, zones, n, done, args);
+			ret = ublk_zones_tell(disk, sector, zones, n, done, args);
 		if (ret <= 0)
 			break;
 		done += ret;
