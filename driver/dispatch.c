@@ -95,7 +95,9 @@ static bool ublk_describe(struct request *req)
  */
 void ublk_give_back(struct ublk_device *dev, struct request *req, bool reissue)
 {
-	if (reissue && ublk_dev_holds_requests(dev)) {
+	/* With the gate at FAIL nobody may come, or kick the list: not for a disk that is still made. */
+	if (reissue && ublk_dev_holds_requests(dev) &&
+	    READ_ONCE(dev->queues[0]->gate) != UBLK_GATE_FAIL) {
 		atomic_long_inc(&dev->counters.requeued);
 		blk_mq_requeue_request(req, false);
 	} else {
