@@ -105,21 +105,32 @@ Handler KeepIf(const std::atomic<bool>* keep, Handler inner) {
   };
 }
 
-LiveDevice::LiveDevice(Geometry geometry, Handler handler, ServerOptions options)
+std::unique_ptr<Server> NextServer(uint32_t id, const Geometry& geometry, const Handler& handler,
+                                   ServerOptions options) {
+  std::unique_ptr<Server> server;
+  const bool served = Eventually([&] {
+    server = std::make_unique<Server>(id, geometry, handler, options);
+    return server->error() == 0;
+  });
+  EXPECT_TRUE(served) << "the char device can't be opened or mapped: "
+                      << std::strerror(server->error());
+  return server;
+}
+
+LiveDevice::LiveDevice(Geometry geometry, const Handler& handler, ServerOptions options)
     : options_(options) {
   geometry.flags |= UBLK_F_NO_AUTO_PART_SCAN;
   device = std::make_unique<Device>(control, geometry);
   EXPECT_EQ(device->error(), 0) << "ADD_DEV or SET_PARAMS failed";
-  Serve(std::move(handler));
+  Serve(handler);
 }
 
 LiveDevice::~LiveDevice() {
   if (server != nullptr) Stop();
 }
 
-void LiveDevice::Serve(Handler handler) {
-  server = std::make_unique<Server>(id(), geometry(), std::move(handler), options_);
-  EXPECT_EQ(server->error(), 0) << "the char device can't be opened or mapped";
+void LiveDevice::Serve(const Handler& handler) {
+  server = NextServer(id(), geometry(), handler, options_);
   EXPECT_EQ(control.Start(id(), getpid()), 0) << "START_DEV failed";
   fd = open(device->disk().c_str(), O_RDWR | O_DIRECT | O_CLOEXEC);
   EXPECT_GE(fd, 0) << "the disk can't be opened";
@@ -157,11 +168,6 @@ void LiveDevice::Stop() {
   EXPECT_EQ(control.Stop(id()), 0) << "STOP_DEV failed";
   server->Close();
   server.reset();
-  EXPECT_TRUE(Eventually([&] {
-    const int chan = open(CharPath(id()).c_str(), O_RDWR | O_CLOEXEC);
-    if (chan >= 0) close(chan);
-    return chan >= 0;
-  })) << "the char device is not free again";
 }
 
 namespace {

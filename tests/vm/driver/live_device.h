@@ -68,10 +68,14 @@ class LazyMemory {
 // Keeps all requests while `keep` is set.
 Handler KeepIf(const std::atomic<bool>* keep, Handler inner);
 
+// A server, as soon as the one before has let go of the char device.
+std::unique_ptr<Server> NextServer(uint32_t id, const Geometry& geometry, const Handler& handler,
+                                   ServerOptions options = {});
+
 // A started device and its disk, open for direct I/O. There is no partition scan.
 class LiveDevice {
  public:
-  LiveDevice(Geometry geometry, Handler handler, ServerOptions options = {});
+  LiveDevice(Geometry geometry, const Handler& handler, ServerOptions options = {});
   // Answers what the server has kept, and stops.
   ~LiveDevice();
   LiveDevice(const LiveDevice&) = delete;
@@ -84,10 +88,9 @@ class LiveDevice {
   // Success for all kept requests.
   void CommitKept();
   void Commit(uint16_t tag, int result, uint16_t queue = 0);
-  // The char device is closed, when this returns, and free for another server.
   void Stop();
   // A server again, after Stop().
-  void Serve(Handler handler);
+  void Serve(const Handler& handler);
 
   Control control;
   std::unique_ptr<Device> device;
