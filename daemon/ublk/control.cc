@@ -172,7 +172,7 @@ absl::Status Control::TryStopDevice(uint32_t id) {
   const int result = Execute({.opcode = UBLK_U_CMD_TRY_STOP_DEV, .device = id});
   if (result == -EBUSY) {
     return absl::FailedPreconditionError(
-        absl::StrCat(what, ": the disk is open or mounted; unmount and close it first"));
+        absl::StrCat("/dev/ublkb", id, ": it is open or mounted; unmount or close it first"));
   }
   return result < 0 ? CommandError(result, what) : absl::OkStatus();
 }
