@@ -29,6 +29,8 @@ void ublk_cancel_begin(struct ublk_device *dev)
 	dev->canceling = test_bit(UBLK_DEV_OPEN, &dev->flags);
 	ublk_gates_close(dev);
 	mutex_unlock(&dev->mutex);
+	/* QUIESCE_DEV has nothing to wait for any more. */
+	wake_up_all(&dev->wait);
 }
 
 /* Complete all ACTIVE commands. After ublk_cancel_begin(), without locks, in a kernel thread. */
@@ -105,6 +107,19 @@ static bool ublk_has_dying_ring(struct ublk_device *dev)
 	return dying;
 }
 
+/* Does the tag have a request that nobody will commit? Its task has to be gone first. */
+static bool ublk_is_abandoned(const struct ublk_device *dev, const struct ublk_io *io)
+{
+	u32 state;
+
+	if (!dev->released && !(io->task && READ_ONCE(io->task->flags) & PF_EXITING))
+		return false;
+	/* The last that the task did was before that. */
+	smp_rmb();
+	state = READ_ONCE(io->state);
+	return state == UBLK_IO_OWNED || state == UBLK_IO_WANT_DATA;
+}
+
 /*
  * What the dead server held. Nobody else can touch these requests: only their task commits, and
  * that is gone. No lock: others may wait for these requests with dev->mutex.
@@ -116,15 +131,47 @@ static void ublk_abort_owned(struct ublk_queue *q)
 
 	for (tag = 0; tag < q->depth; tag++) {
 		struct ublk_io *io = &q->ios[tag];
-		u32 state = READ_ONCE(io->state);
 
-		if (state != UBLK_IO_OWNED && state != UBLK_IO_WANT_DATA)
+		if (!ublk_is_abandoned(q->dev, io))
 			continue;
-		if (!(READ_ONCE(io->task->flags) & PF_EXITING) && !q->dev->released)
-			continue;
-		io->state = UBLK_IO_CANCELED;
+		WRITE_ONCE(io->state, UBLK_IO_CANCELED);
 		ublk_give_back(q->dev, io->req, reissue);
 	}
+}
+
+/* What was on its way to dead threads. */
+static void ublk_abort_pending(struct ublk_queue *q)
+{
+	struct ublk_lane *lane;
+
+	/* Lanes are added at the front, and freed after this work was waited for. */
+	mutex_lock(&q->dev->mutex);
+	lane = q->lanes;
+	mutex_unlock(&q->dev->mutex);
+	for (; lane; lane = lane->next)
+		if (READ_ONCE(lane->task->flags) & PF_EXITING)
+			ublk_lane_give_back(lane);
+}
+
+/* What was given back waits for the next server, or fails now if there will be none. */
+static void ublk_abort_end(struct ublk_device *dev)
+{
+	mutex_lock(&dev->mutex);
+	if (ublk_gates_are(dev, UBLK_GATE_FAIL))
+		ublk_kick(dev);
+	mutex_unlock(&dev->mutex);
+}
+
+/* A thread that died alone leaves the char device open, and so no release. */
+static void ublk_abort_dead_tasks(struct ublk_device *dev)
+{
+	u16 i;
+
+	for (i = 0; i < dev->nr_queues; i++) {
+		ublk_abort_pending(dev->queues[i]);
+		ublk_abort_owned(dev->queues[i]);
+	}
+	ublk_abort_end(dev);
 }
 
 void ublk_monitor_work(struct work_struct *work)
@@ -132,11 +179,11 @@ void ublk_monitor_work(struct work_struct *work)
 	struct ublk_device *dev = container_of(to_delayed_work(work), struct ublk_device,
 					       monitor_work);
 	bool over, dead = false;
-	u16 i;
 
 	mutex_lock(&dev->mutex);
 	over = dev->canceling;
-	if (!over)
+	/* Threads may die one after the other. */
+	if (!dev->released)
 		dead = ublk_has_dead_task(dev);
 	if (!over && !dead && test_and_clear_bit(UBLK_DEV_FLUSHED, &dev->flags))
 		dead = ublk_has_dying_ring(dev);
@@ -145,9 +192,7 @@ void ublk_monitor_work(struct work_struct *work)
 	if (dead) {
 		ublk_cancel_begin(dev);
 		ublk_cancel_all(dev);
-		/* A thread that died alone leaves the char device open, and so no release. */
-		for (i = 0; i < dev->nr_queues; i++)
-			ublk_abort_owned(dev->queues[i]);
+		ublk_abort_dead_tasks(dev);
 	} else if (!over && !UBLK_CAN_CANCEL) {
 		queue_delayed_work(ublk_wq, &dev->monitor_work, msecs_to_jiffies(UBLK_MONITOR_MS));
 	}
@@ -194,9 +239,6 @@ static bool ublk_disk_survives(struct ublk_device *dev)
 	if (survives)
 		dev->info.state = ublk_dev_holds_requests(dev) ? UBLK_S_DEV_QUIESCED :
 								 UBLK_S_DEV_FAIL_IO;
-	/* What was given back may have to fail now. */
-	if (ublk_gates_are(dev, UBLK_GATE_FAIL))
-		ublk_kick(dev);
 	mutex_unlock(&dev->mutex);
 	return survives;
 }
@@ -208,10 +250,13 @@ void ublk_release_work(struct work_struct *work)
 	u16 i;
 
 	ublk_cancel_begin(dev);
-	cancel_delayed_work_sync(&dev->monitor_work);
+	mutex_lock(&dev->mutex);
 	dev->released = true;
+	mutex_unlock(&dev->mutex);
+	cancel_delayed_work_sync(&dev->monitor_work);
 	for (i = 0; i < dev->nr_queues; i++)
 		ublk_abort_owned(dev->queues[i]);
+	ublk_abort_end(dev);
 	if (!ublk_disk_survives(dev))
 		ublk_disk_stop(dev);
 

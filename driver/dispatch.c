@@ -177,6 +177,11 @@ UBLK_URING_TASK_WORK(ublk_lane_run)
 		ublk_monitor_kick(q->dev);
 
 	link = llist_del_all(&lane->pending);
+	if (unlikely(!link)) {
+		/* They were given back meanwhile: see ublk_lane_give_back(). */
+		ublk_uring_done(cmd, UBLK_IO_RES_ABORT, issue_flags);
+		return;
+	}
 	if (link->next)
 		link = llist_reverse_order(link);
 	/* The last command that is completed may take lane with it. */
@@ -191,6 +196,33 @@ UBLK_URING_TASK_WORK(ublk_lane_run)
 			ublk_ask_for_buffer(q, io, req, io->cmd, issue_flags);
 		else
 			ublk_hand_over(q, io, req, io->cmd, issue_flags);
+	}
+}
+
+/*
+ * What waits in the lane of a dead task. The gate is closed. Task work is under way for it, but may
+ * come late: with IORING_SETUP_DEFER_TASKRUN not before the ring is closed. The command that carries
+ * it, that of the oldest request, has to wait for it.
+ */
+void ublk_lane_give_back(struct ublk_lane *lane)
+{
+	struct llist_node *link = llist_reverse_order(llist_del_all(&lane->pending));
+	struct ublk_queue *q = lane->queue;
+	struct llist_node *next;
+	bool carrier = true;
+
+	for (; link; link = next) {
+		struct request *req = ublk_rq_from_link(link);
+		struct ublk_io *io = &q->ios[req->tag];
+
+		next = link->next;
+		if (carrier) {
+			WRITE_ONCE(io->state, UBLK_IO_CANCELED);
+			ublk_give_back(q->dev, req, true);
+		} else {
+			ublk_refuse(q, io, req, IO_URING_F_UNLOCKED);
+		}
+		carrier = false;
 	}
 }
 
@@ -256,7 +288,7 @@ struct ublk_batch {
 	struct ublk_lane	*lane;
 	struct llist_node	*newest;
 	struct llist_node	*oldest;
-	struct io_uring_cmd	*carrier;
+	struct io_uring_cmd	*carrier;	/* of the oldest */
 };
 
 static void ublk_batch_push(struct ublk_batch *b)
@@ -279,6 +311,7 @@ static void ublk_batch_add(struct ublk_batch *b, struct ublk_io *io, struct requ
 		b->newest = link;
 		link->next = NULL;
 	} else if (UBLK_RQ_LIST_NEWEST_FIRST) {
+		b->carrier = io->cmd;
 		b->oldest->next = link;
 		b->oldest = link;
 		link->next = NULL;
@@ -321,14 +354,13 @@ static enum blk_eh_timer_return ublk_timeout(struct request *req)
 {
 	struct ublk_queue *q = req->mq_hctx->driver_data;
 	struct ublk_io *io = &q->ios[req->tag];
-	u32 state = READ_ONCE(io->state);
 
-	if (state != UBLK_IO_QUEUED && state != UBLK_IO_OWNED && state != UBLK_IO_WANT_DATA)
-		return BLK_EH_RESET_TIMER;
-	if (q->dev->flags_granted & UBLK_F_UNPRIVILEGED_DEV)
-		send_sig(SIGKILL, io->task, 0);
-	else if (READ_ONCE(io->task->flags) & PF_EXITING)
-		ublk_monitor_kick(q->dev);
+	if (ublk_io_has_request(io)) {
+		if (READ_ONCE(io->task->flags) & PF_EXITING)
+			ublk_monitor_kick(q->dev);
+		else if (q->dev->flags_granted & UBLK_F_UNPRIVILEGED_DEV)
+			send_sig(SIGKILL, io->task, 0);
+	}
 	return BLK_EH_RESET_TIMER;
 }
 

@@ -28,12 +28,8 @@ static unsigned int ublk_queue_in_flight(const struct ublk_queue *q)
 	unsigned int n = 0;
 	u16 tag;
 
-	for (tag = 0; tag < q->depth; tag++) {
-		u32 state = READ_ONCE(q->ios[tag].state);
-
-		n += state == UBLK_IO_QUEUED || state == UBLK_IO_OWNED ||
-		     state == UBLK_IO_WANT_DATA;
-	}
+	for (tag = 0; tag < q->depth; tag++)
+		n += ublk_io_has_request(&q->ios[tag]);
 	return n;
 }
 

@@ -72,6 +72,7 @@ struct ublk_queue;
  *   QUEUED -> ACTIVE     the task is dead or its buffer faults: the request went back (dispatch.c)
  *   ACTIVE -> CANCELED   cmpxchg by whoever completes the command with ABORT (abort.c)
  *   OWNED, WANT_DATA -> CANCELED the task is gone: its request is given back (abort.c)
+ *   QUEUED -> CANCELED   likewise, but task work has the command and completes it (dispatch.c)
  *   any -> IDLE          the char device was released and nobody else is left (abort.c)
  *
  * Only ACTIVE -> QUEUED and ACTIVE -> CANCELED start from the same state. The gate keeps them
@@ -101,7 +102,7 @@ struct ublk_io {
  * Requests on their way to one task of the server.
  *
  * Anybody may push. Whoever finds the list empty schedules one task work, carried by the command
- * of the request it pushed, and that task work takes the whole list once. So there is at most one
+ * of the (oldest) request it pushed, and that task work takes the whole list once. So there is at most one
  * task work per list, its command cannot go away before it runs, and order is first in, first out
  * whatever order io_uring runs its task work in.
  */
@@ -205,7 +206,7 @@ struct ublk_device {
 	wait_queue_head_t	wait;		/* nr_ready, stops, state or a paused tag changed */
 	struct mm_struct	*mm;		/* that mapped descriptors; cmpxchg, compared only */
 
-	bool			released;	/* by release_work only: nobody has the char device */
+	bool			released;	/* release_work runs: nobody has the char device */
 	struct work_struct	release_work;	/* last close of the char device */
 	struct work_struct	cancel_work;	/* stage 1 for STOP_DEV and DEL_DEV */
 	struct work_struct	scan_work;	/* partition scan */
@@ -287,6 +288,7 @@ extern const struct blk_mq_ops ublk_mq_ops;
 void ublk_hand_over(struct ublk_queue *q, struct ublk_io *io, struct request *req,
 		    struct io_uring_cmd *cmd, unsigned int issue_flags);
 void ublk_finish(struct request *req, int res, unsigned int bytes);
+void ublk_lane_give_back(struct ublk_lane *lane);
 void ublk_give_back(struct ublk_device *dev, struct request *req, bool reissue);
 void ublk_kick(struct ublk_device *dev);
 
@@ -330,6 +332,14 @@ static inline struct ublk_cmd *ublk_cmd(struct io_uring_cmd *cmd)
 static inline u16 ublk_io_tag(const struct ublk_queue *q, const struct ublk_io *io)
 {
 	return io - q->ios;
+}
+
+/* Is a request on its way to the server, or with it? */
+static inline bool ublk_io_has_request(const struct ublk_io *io)
+{
+	u32 state = READ_ONCE(io->state);
+
+	return state == UBLK_IO_QUEUED || state == UBLK_IO_OWNED || state == UBLK_IO_WANT_DATA;
 }
 
 static inline struct ublksrv_io_desc *ublk_desc(const struct ublk_queue *q, u16 tag)
