@@ -259,6 +259,8 @@ void ublk_release_work(struct work_struct *work)
 	ublk_abort_end(dev);
 	if (!ublk_disk_survives(dev))
 		ublk_disk_stop(dev);
+	/* For ublk_timeout(), which may still look at a task. */
+	synchronize_rcu();
 
 	mutex_lock(&dev->mutex);
 	for (i = 0; i < dev->nr_queues; i++)

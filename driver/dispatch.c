@@ -355,12 +355,15 @@ static enum blk_eh_timer_return ublk_timeout(struct request *req)
 	struct ublk_queue *q = req->mq_hctx->driver_data;
 	struct ublk_io *io = &q->ios[req->tag];
 
+	/* The task stays as long as the tag has a request, and a grace period after that. */
+	rcu_read_lock();
 	if (ublk_io_has_request(io)) {
 		if (READ_ONCE(io->task->flags) & PF_EXITING)
 			ublk_monitor_kick(q->dev);
 		else if (q->dev->flags_granted & UBLK_F_UNPRIVILEGED_DEV)
 			send_sig(SIGKILL, io->task, 0);
 	}
+	rcu_read_unlock();
 	return BLK_EH_RESET_TIMER;
 }
 
