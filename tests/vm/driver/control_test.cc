@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "tests/vm/driver/raw_server.h"
@@ -50,6 +51,50 @@ TEST(Control, FeaturesAreWhatAddDevGrants_R07) {
         << "length " << len;
   }
   EXPECT_EQ(control.Run(UBLK_U_CMD_GET_FEATURES, {.len = 8}), -EINVAL);
+}
+
+TEST(Control, RecoveryFlagsMakeSenseTogether_R06) {
+  if (!DriverIsOurs()) GTEST_SKIP() << "stock drivers differ";
+  Control control;
+  constexpr uint64_t kR = UBLK_F_USER_RECOVERY, kReissue = UBLK_F_USER_RECOVERY_REISSUE,
+                     kFailIo = UBLK_F_USER_RECOVERY_FAIL_IO, kQuiesce = UBLK_F_QUIESCE;
+  const std::vector<uint64_t> good = {0,
+                                      kR,
+                                      kR | kReissue,
+                                      kR | kFailIo,
+                                      kR | kQuiesce,
+                                      kR | kReissue | kQuiesce,
+                                      kR | kFailIo | kQuiesce};
+  for (unsigned bits = 0; bits < 16; ++bits) {
+    const uint64_t flags = ((bits & 1) != 0 ? kR : 0) | ((bits & 2) != 0 ? kReissue : 0) |
+                           ((bits & 4) != 0 ? kFailIo : 0) | ((bits & 8) != 0 ? kQuiesce : 0);
+    ublksrv_ctrl_dev_info info = InfoOf({.flags = flags});
+    const bool ok = std::find(good.begin(), good.end(), flags) != good.end();
+    const int err = control.Add(info);
+    EXPECT_EQ(err, ok ? 0 : -EINVAL) << "flags " << std::hex << flags;
+    if (err != 0) continue;
+    EXPECT_EQ(info.flags & flags, flags) << "not all were granted";
+    EXPECT_EQ(control.Delete(info.dev_id), 0);
+  }
+}
+
+TEST(Control, DescriptorsAreOf24To256Bytes_R31) {
+  Control control;
+  if ((control.Features() & UBLK_F_IO_DESC_SIZE) == 0) GTEST_SKIP() << "no such feature";
+  for (int bytes = 0; bytes < 300; bytes += bytes % 8 == 0 ? 1 : 7) {
+    const bool ok = bytes >= 24 && bytes <= 256 && bytes % 8 == 0;
+    ublksrv_ctrl_dev_info info =
+        InfoOf({.flags = UBLK_F_IO_DESC_SIZE, .desc_bytes = static_cast<uint16_t>(bytes)});
+    const int err = control.Add(info);
+    EXPECT_EQ(err, ok ? 0 : -EINVAL) << bytes << " bytes";
+    if (err != 0) continue;
+    EXPECT_EQ(info.io_desc_size, bytes);
+    EXPECT_EQ(control.Delete(info.dev_id), 0);
+  }
+  ublksrv_ctrl_dev_info info = InfoOf({.desc_bytes = 1000});
+  EXPECT_EQ(control.Add(info), 0) << "without the flag the size is not looked at";
+  EXPECT_EQ(info.io_desc_size, sizeof(ublksrv_io_desc)) << "but told";
+  EXPECT_EQ(control.Delete(info.dev_id), 0);
 }
 
 TEST(Control, OldOpcodesWorkToo) {

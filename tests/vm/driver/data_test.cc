@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -14,6 +15,7 @@
 #include <cstring>
 #include <random>
 
+#include "tests/vm/driver/disk_user.h"
 #include "tests/vm/driver/raw_server.h"
 
 namespace ublkd::driver_test {
@@ -62,6 +64,7 @@ struct Shape {
   uint64_t flags;
   uint8_t sqe_flags = 0;
   unsigned ring_flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN;
+  uint16_t threads_per_queue = 1;
 };
 
 class DataIntegrity : public testing::TestWithParam<Shape> {};
@@ -73,7 +76,9 @@ TEST_P(DataIntegrity, RandomWritesAreReadBack_R32_R36) {
   geometry.block_shift = shape.block_shift;
   SharedMemory ram(geometry.bytes);
   Served served(geometry, RamHandler(ram.data()),
-                {.ring_flags = shape.ring_flags, .sqe_flags = shape.sqe_flags});
+                {.ring_flags = shape.ring_flags,
+                 .sqe_flags = shape.sqe_flags,
+                 .threads_per_queue = shape.threads_per_queue});
 
   constexpr int kThreads = 4;
   constexpr int kRounds = 300;
@@ -116,17 +121,17 @@ TEST_P(DataIntegrity, RandomWritesAreReadBack_R32_R36) {
   EXPECT_EQ(wrong, 0) << "I/Os that failed or returned other data than was written";
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, DataIntegrity,
-                         testing::Values(Shape{1, 9, 0}, Shape{4, 9, 0}, Shape{1, 12, 0},
-                                         Shape{4, 12, 0}, Shape{2, 9, UBLK_F_NEED_GET_DATA},
-                                         Shape{2, 9, 0, IOSQE_ASYNC}, Shape{1, 9, 0, 0, 0},
-                                         Shape{1, 9, 0, 0, IORING_SETUP_COOP_TASKRUN},
-                                         Shape{2, 9, 0, 0, IORING_SETUP_SQPOLL}),
-                         [](const testing::TestParamInfo<Shape>& shape) {
-                           return "queues" + std::to_string(shape.param.queues) + "_block" +
-                                  std::to_string(1 << shape.param.block_shift) + "_case" +
-                                  std::to_string(shape.index);
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, DataIntegrity,
+    testing::Values(Shape{1, 9, 0}, Shape{4, 9, 0}, Shape{1, 12, 0}, Shape{4, 12, 0},
+                    Shape{2, 9, UBLK_F_NEED_GET_DATA}, Shape{2, 9, 0, IOSQE_ASYNC},
+                    Shape{1, 9, 0, 0, 0}, Shape{1, 9, 0, 0, IORING_SETUP_COOP_TASKRUN},
+                    Shape{2, 9, 0, 0, IORING_SETUP_SQPOLL},
+                    Shape{2, 9, UBLK_F_PER_IO_DAEMON, 0, ServerOptions{}.ring_flags, 2}),
+    [](const testing::TestParamInfo<Shape>& shape) {
+      return "queues" + std::to_string(shape.param.queues) + "_block" +
+             std::to_string(1 << shape.param.block_shift) + "_case" + std::to_string(shape.index);
+    });
 
 TEST(Data, BufferedAndUnalignedAccessIsRight) {
   const Geometry geometry = {.queues = 2, .block_shift = 12};
@@ -138,6 +143,56 @@ TEST(Data, BufferedAndUnalignedAccessIsRight) {
   EXPECT_EQ(std::memcmp(ram.data() + 4090, text.data(), text.size()), 0)
       << "the server's memory must hold what was written through the page cache";
 }
+
+class DescriptorSize : public testing::TestWithParam<uint16_t> {};
+
+// A queue whose descriptors lie elsewhere than the server thinks serves other sectors than asked
+// for: each sector has a content of its own.
+TEST_P(DescriptorSize, EachQueueHasItsOwnDescriptors_R31_R32) {
+  Geometry geometry = {.queues = 4, .depth = 16};
+  if (GetParam() != 0) geometry.flags = UBLK_F_IO_DESC_SIZE;
+  geometry.desc_bytes = GetParam();
+  {
+    Control control;
+    if ((control.Features() & geometry.flags) != geometry.flags) GTEST_SKIP() << "no such feature";
+  }
+  std::atomic<unsigned> queues = 0;
+  Served served(geometry, [&](const Request& request) -> std::optional<int> {
+    queues |= 1U << request.queue;
+    for (size_t i = 0; i < request.bytes(); i += kSectorBytes) {
+      const uint64_t sector = (request.offset() + i) / kSectorBytes;
+      std::memcpy(request.buffer + i, &sector, sizeof(sector));
+    }
+    return static_cast<int>(request.bytes());
+  });
+  std::atomic<int> wrong = 0;
+  std::vector<std::thread> threads;
+  for (uint16_t queue = 0; queue < served.device.geometry().queues; ++queue) {
+    threads.emplace_back([&, cpu = CpuOfQueue(served.control, served.device.id(), queue)] {
+      cpu_set_t cpus;
+      CPU_ZERO(&cpus);
+      CPU_SET(static_cast<size_t>(cpu), &cpus);
+      sched_setaffinity(0, sizeof(cpus), &cpus);
+      AlignedBuffer buffer(4096);
+      std::mt19937 random(static_cast<unsigned>(cpu));
+      for (int round = 0; round < 60; ++round) {
+        const uint64_t sector = random() % (geometry.bytes / 4096) * 8;
+        uint64_t got = 0;
+        if (pread(served.fd, buffer.data(), 4096, static_cast<off_t>(sector * kSectorBytes)) !=
+            4096)
+          ++wrong;
+        std::memcpy(&got, buffer.data(), sizeof(got));
+        if (got != sector) ++wrong;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0) << "sectors that were not those asked for";
+  EXPECT_EQ(queues, (1U << served.device.geometry().queues) - 1) << "not all queues were used";
+}
+
+INSTANTIATE_TEST_SUITE_P(Bytes, DescriptorSize, testing::Values(0, 24, 64, 128, 256),
+                         [](const auto& bytes) { return std::to_string(bytes.param); });
 
 // Everything that a server is told about, in the order in which it is told.
 struct Seen {
@@ -409,22 +464,6 @@ TEST(GetData, WriteWithoutTakingTheDataCanFail_R41) {
   });
   AlignedBuffer buffer(4096);
   EXPECT_EQ(pwrite(served.fd, buffer.data(), 4096, 0), 4096);
-}
-
-TEST(Partitions, AreFoundWithoutAskingTwice_R51) {
-  const Geometry geometry;
-  SharedMemory ram(geometry.bytes);
-  // A DOS table with one partition: sectors 2048 to 4095.
-  std::byte* entry = ram.data() + 446;
-  entry[4] = std::byte{0x83};
-  const uint32_t first = 2048, count = 2048;
-  std::memcpy(entry + 8, &first, 4);
-  std::memcpy(entry + 12, &count, 4);
-  ram.data()[510] = std::byte{0x55};
-  ram.data()[511] = std::byte{0xaa};
-  Served served(geometry, RamHandler(ram.data()));
-  EXPECT_TRUE(Eventually([&] { return PathExists(served.device.disk() + "p1"); }))
-      << "the partition table is read after START_DEV";
 }
 
 }  // namespace

@@ -35,10 +35,20 @@ class Fuzzer {
  private:
   void ControlCommand() {
     // START_DEV is left out: it waits as it should.
-    static constexpr uint32_t kOps[] = {
-        UBLK_U_CMD_ADD_DEV,       UBLK_U_CMD_DEL_DEV_ASYNC,      UBLK_U_CMD_STOP_DEV,
-        UBLK_U_CMD_SET_PARAMS,    UBLK_U_CMD_GET_PARAMS,         UBLK_U_CMD_GET_DEV_INFO,
-        UBLK_U_CMD_GET_DEV_INFO2, UBLK_U_CMD_GET_QUEUE_AFFINITY, UBLK_U_CMD_GET_FEATURES};
+    static constexpr uint32_t kOps[] = {UBLK_U_CMD_ADD_DEV,
+                                        UBLK_U_CMD_DEL_DEV_ASYNC,
+                                        UBLK_U_CMD_STOP_DEV,
+                                        UBLK_U_CMD_SET_PARAMS,
+                                        UBLK_U_CMD_GET_PARAMS,
+                                        UBLK_U_CMD_GET_DEV_INFO,
+                                        UBLK_U_CMD_GET_DEV_INFO2,
+                                        UBLK_U_CMD_GET_QUEUE_AFFINITY,
+                                        UBLK_U_CMD_GET_FEATURES,
+                                        UBLK_U_CMD_TRY_STOP_DEV,
+                                        UBLK_U_CMD_UPDATE_SIZE,
+                                        UBLK_U_CMD_QUIESCE_DEV,
+                                        UBLK_U_CMD_START_USER_RECOVERY,
+                                        UBLK_U_CMD_END_USER_RECOVERY};
     alignas(8) unsigned char buffer[256];
     for (unsigned char& byte : buffer) byte = static_cast<unsigned char>(random_() % 64);
     const uint32_t id = random_() % kIds;
