@@ -7,7 +7,6 @@ import ctypes
 import fcntl
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -19,10 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Iterator
 
-import host
+import emulator
 
-QEMU = "qemu-system-x86_64"
-MINIMUM_QEMU = 9  # 7.2 miscompiles Linux 6.12.
 _PR_SET_PDEATHSIG = 1
 _FOLDER_PREFIX = "ublkd-vm-"
 _FOLDER_LOCK = "lock"
@@ -51,15 +48,6 @@ _KERNEL_ARGUMENTS = [
     "watchdog_thresh=30",
     "net.ifnames=0",
 ]
-
-
-def qemu_major() -> int:
-    """The major version of the installed QEMU, or 0 without one."""
-    if host.find_program(QEMU) is None:
-        return 0
-    text = host.run([QEMU, "--version"], "asking QEMU's version", "run `vm.py setup`")
-    found = re.search(r"version (\d+)\.", text)
-    return int(found.group(1)) if found else 0
 
 
 def _remove_leftovers(parent: Path) -> None:
@@ -120,8 +108,8 @@ def _disk_arguments(disk: Disk) -> list[str]:
 
 
 def _arguments(spec: Spec, channels: dict[str, int]) -> list[str]:
-    argv = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-    argv += ["-machine", "q35,hpet=off", "-m", str(spec.memory_mib)]
+    argv = [*emulator.command(), "-nodefaults", "-no-user-config", "-display", "none"]
+    argv += ["-no-reboot", "-machine", "q35,hpet=off", "-m", str(spec.memory_mib)]
     if spec.icount:
         argv += ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]
         argv += ["-smp", "1", "-cpu", "max,-erms,-fsrm"]

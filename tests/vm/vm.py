@@ -15,6 +15,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import cache  # noqa: E402
+import emulator  # noqa: E402
 import hostsetup  # noqa: E402
 import host  # noqa: E402
 import images  # noqa: E402
@@ -180,6 +181,7 @@ def _dispatch(options: argparse.Namespace, words: list[str]) -> int:
         modules = kmod.build(options.kernel, options.driver, options.out)
         print(json.dumps({"modules": [str(path) for path in modules]}))
     elif options.command == "prepare":
+        emulator.command()
         images.userland()
         for name in options.kernels:
             images.modules_disk(kernels.fetch(name))
