@@ -25,6 +25,7 @@ _FOLDER_PREFIX = "ublkd-vm-"
 _FOLDER_LOCK = "lock"
 _CONSOLE_KEYS = "console.keys"
 CONSOLE_LOG = "console.log"
+CLOCKS_SET = "smp: Bringing up secondary CPUs"  # Linux says so when it has measured its clocks.
 _KEY_PAUSE_SECONDS = 1.0
 _SPARE_BYTES = 512 * 1024 * 1024
 _KERNEL_ARGUMENTS = [
@@ -135,9 +136,14 @@ def _arguments(spec: Spec, channels: dict[str, int]) -> list[str]:
     return argv + ["-serial", "chardev:console"]
 
 
-def _die_with_parent() -> None:
-    """Runs in the child: a QEMU never outlives the harness."""
+def _prepare_child() -> None:
+    """Runs in the child: a QEMU never outlives the harness, and starts undisturbed; see calm()."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    try:
+        lowest = os.sched_param(os.sched_get_priority_min(os.SCHED_RR))
+        os.sched_setscheduler(0, os.SCHED_RR, lowest)
+    except OSError:
+        pass  # Not permitted here: it takes its turn, as it does later.
 
 
 class Machine:
@@ -159,7 +165,7 @@ class Machine:
                 stdout=None if spec.interactive else errors,
                 stderr=errors,
                 pass_fds=list(theirs.values()),
-                preexec_fn=_die_with_parent,
+                preexec_fn=_prepare_child,
                 env={"PATH": "/usr/bin:/bin", "TMPDIR": str(spec.folder)},
             )
         for pair in pairs.values():
@@ -172,6 +178,19 @@ class Machine:
             self.channels["monitor"].sendall(json.dumps(order).encode() + b"\n")
         except OSError:
             pass  # QEMU is gone, which the caller sees anyway.
+
+    def calm(self) -> None:
+        """Lets the emulator take turns with all other processes, once the guest's clocks are set.
+
+        At its start the kernel measures the rates of its clocks against each other. When the
+        emulator has to wait in between, they come out wrong by up to some hundred times: the time
+        in the guest then races, which looks like stalls, or all but stands still.
+        """
+        for thread in Path(f"/proc/{self._process.pid}/task").glob("*"):
+            try:
+                os.sched_setscheduler(int(thread.name), os.SCHED_OTHER, os.sched_param(0))
+            except OSError:
+                pass  # The thread has ended.
 
     def ended(self) -> bool:
         """Whether QEMU has ended."""

@@ -15,6 +15,7 @@ import machine
 
 _CHUNK_BYTES = 1 << 16
 _TICK_SECONDS = 0.5
+_UNDISTURBED_SECONDS = 20.0  # At most; the clocks are set after two or three.
 _BOOT_SECONDS = 180.0  # Some five seconds are enough on an idle machine.
 _COLLECT_SECONDS = 60.0
 _SHUTDOWN_SECONDS = 15.0
@@ -58,6 +59,7 @@ class Session:
         self._folder = spec.folder
         self._console = spec.folder / machine.CONSOLE_LOG
         self._console_shown = 0
+        self._calm = False
         self._begin = time.monotonic()
         self._limit_seconds = limit_seconds
         self._deadline = self._begin + _BOOT_SECONDS
@@ -91,11 +93,22 @@ class Session:
         while not self._machine.ended():
             self._pump(files, _TICK_SECONDS)
             self._show_console()
+            self._calm_down()
             if time.monotonic() > self._deadline and not self._next_rescue():
                 break
         while self._pump(files, 0):
             pass
         self._show_console()
+
+    def _calm_down(self) -> None:
+        """Ends the emulator's precedence when the guest has set its clocks."""
+        if self._calm:
+            return
+        text = self._console.read_text(errors="replace") if self._console.exists() else ""
+        late = time.monotonic() > self._begin + _UNDISTURBED_SECONDS
+        if late or machine.CLOCKS_SET in text:
+            self._machine.calm()
+            self._calm = True
 
     def _show_console(self) -> None:
         """Passes on what the console said since the last time, if that is wanted."""
