@@ -15,6 +15,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Iterator
 
@@ -26,6 +27,7 @@ _FOLDER_LOCK = "lock"
 _CONSOLE_KEYS = "console.keys"
 CONSOLE_LOG = "console.log"
 CLOCKS_SET = "smp: Bringing up secondary CPUs"  # Linux says so when it has measured its clocks.
+_NS_PER_SECOND = 1_000_000_000
 _KEY_PAUSE_SECONDS = 1.0
 _SPARE_BYTES = 512 * 1024 * 1024
 _KERNEL_ARGUMENTS = [
@@ -78,6 +80,13 @@ def run_folder(needed_bytes: int) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+class Fault(Enum):
+    """What goes wrong with the emulator on purpose, for testing what follows."""
+
+    FREEZE = "freeze"
+    CRASH = "crash"
+
+
 @dataclass
 class Disk:
     """A disk of the guest, found there by its serial number; shared images are never changed."""
@@ -100,6 +109,7 @@ class Spec:
     icount: bool = False
     interactive: bool = False
     append: list[str] = field(default_factory=list)
+    fault: Fault | None = None
 
 
 def _disk_arguments(disk: Disk) -> list[str]:
@@ -170,7 +180,12 @@ class Machine:
             )
         for pair in pairs.values():
             pair[1].close()
+        self._waited_ns: dict[str, int] = {}
         self._command("qmp_capabilities")
+        if spec.fault is Fault.FREEZE:
+            self._command("stop")
+        elif spec.fault is Fault.CRASH:
+            self._process.send_signal(signal.SIGABRT)
 
     def _command(self, name: str, **arguments: object) -> None:
         order = {"execute": name, "arguments": arguments}
@@ -192,9 +207,26 @@ class Machine:
             except OSError:
                 pass  # The thread has ended.
 
+    def waited_seconds(self) -> float:
+        """How long QEMU waited for a processor since the last call: the thread that waited most."""
+        before = self._waited_ns
+        self._waited_ns = {}
+        for file in Path(f"/proc/{self._process.pid}/task").glob("*/schedstat"):
+            try:
+                self._waited_ns[file.parent.name] = int(file.read_text().split()[1])
+            except (OSError, IndexError):
+                continue  # The thread has ended.
+        gains = [waited - before.get(name, 0) for name, waited in self._waited_ns.items()]
+        return max(gains, default=0) / _NS_PER_SECOND
+
     def ended(self) -> bool:
         """Whether QEMU has ended."""
         return self._process.poll() is not None
+
+    def crashed(self) -> bool:
+        """Whether QEMU has ended by a signal, as at a failed assertion."""
+        status = self._process.poll()
+        return status is not None and status < 0
 
     def tell_guest(self, line: str) -> None:
         """Sends a line to the guest's process 1."""
