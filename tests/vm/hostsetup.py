@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import apt
 import buildroot
+import emulator
 import host
-import machine
 
 # Program -> package. A newer kernel's compiler lives in a root of its own, not on the machine.
 _PROGRAMS = {
@@ -21,7 +21,6 @@ _PER_SUITE = {
     "bookworm": {"gcc-12": "gcc-12"},
     "trixie": {"gcc-14": "gcc-14"},
 }
-_QEMU_PACKAGE = "qemu-system-x86"
 
 
 def _missing_packages(codename: str) -> list[str]:
@@ -30,38 +29,15 @@ def _missing_packages(codename: str) -> list[str]:
 
 
 def setup() -> None:
-    """Installs the missing packages; does nothing, quickly, when all are there."""
+    """Installs the missing packages and QEMU; does nothing, quickly, when all are there."""
     codename = host.os_codename()
     missing = _missing_packages(codename)
-    old_qemu = machine.qemu_major() < machine.MINIMUM_QEMU
-    if not missing and not old_qemu:
-        host.say("everything is installed")
-        return
-    host.need_root("installing packages")
-    suites = buildroot.suites_of(codename)
-    archive = apt.Archive(f"setup-{codename}", suites)
-    with host.step(f"reading the package lists of {codename}"):
-        archive.update()
-    if old_qemu and _offered_major(archive) >= machine.MINIMUM_QEMU:
-        missing.append(_QEMU_PACKAGE)
-        old_qemu = False
     if missing:
+        host.need_root("installing packages")
+        archive = apt.Archive(f"setup-{codename}", buildroot.suites_of(codename))
+        with host.step(f"reading the package lists of {codename}"):
+            archive.update()
         with host.step(f"installing {' '.join(missing)}"):
             archive.install(missing)
-    if old_qemu:
-        backports = f"{codename}-backports"
-        with host.step(f"installing {_QEMU_PACKAGE} from {backports}"):
-            newer = apt.Archive(f"setup-{backports}", [*suites, backports], backports)
-            newer.update()
-            newer.install([_QEMU_PACKAGE])
-    if machine.qemu_major() < machine.MINIMUM_QEMU:
-        raise host.Failure(
-            f"installing QEMU: {codename} and its backports offer none of version "
-            f"{machine.MINIMUM_QEMU} or newer; use Debian bookworm or trixie"
-        )
-
-
-def _offered_major(archive: apt.Archive) -> int:
-    """The major version of the QEMU package of an archive: `1:10.0.2+ds-2` gives 10."""
-    version = archive.show(_QEMU_PACKAGE).version
-    return int(version.partition(":")[2].partition(".")[0] or 0)
+    emulator.command()
+    host.say("everything is installed")

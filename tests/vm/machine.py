@@ -7,7 +7,6 @@ import ctypes
 import fcntl
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -16,18 +15,19 @@ import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Iterator
 
-import host
+import emulator
 
-QEMU = "qemu-system-x86_64"
-MINIMUM_QEMU = 9  # 7.2 miscompiles Linux 6.12.
 _PR_SET_PDEATHSIG = 1
 _FOLDER_PREFIX = "ublkd-vm-"
 _FOLDER_LOCK = "lock"
 _CONSOLE_KEYS = "console.keys"
 CONSOLE_LOG = "console.log"
+CLOCKS_SET = "smp: Bringing up secondary CPUs"  # Linux says so when it has measured its clocks.
+_NS_PER_SECOND = 1_000_000_000
 _KEY_PAUSE_SECONDS = 1.0
 _SPARE_BYTES = 512 * 1024 * 1024
 _KERNEL_ARGUMENTS = [
@@ -51,15 +51,6 @@ _KERNEL_ARGUMENTS = [
     "watchdog_thresh=30",
     "net.ifnames=0",
 ]
-
-
-def qemu_major() -> int:
-    """The major version of the installed QEMU, or 0 without one."""
-    if host.find_program(QEMU) is None:
-        return 0
-    text = host.run([QEMU, "--version"], "asking QEMU's version", "run `vm.py setup`")
-    found = re.search(r"version (\d+)\.", text)
-    return int(found.group(1)) if found else 0
 
 
 def _remove_leftovers(parent: Path) -> None:
@@ -89,6 +80,13 @@ def run_folder(needed_bytes: int) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+class Fault(Enum):
+    """What goes wrong with the emulator on purpose, for testing what follows."""
+
+    FREEZE = "freeze"
+    CRASH = "crash"
+
+
 @dataclass
 class Disk:
     """A disk of the guest, found there by its serial number; shared images are never changed."""
@@ -111,6 +109,7 @@ class Spec:
     icount: bool = False
     interactive: bool = False
     append: list[str] = field(default_factory=list)
+    fault: Fault | None = None
 
 
 def _disk_arguments(disk: Disk) -> list[str]:
@@ -120,8 +119,8 @@ def _disk_arguments(disk: Disk) -> list[str]:
 
 
 def _arguments(spec: Spec, channels: dict[str, int]) -> list[str]:
-    argv = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-    argv += ["-machine", "q35,hpet=off", "-m", str(spec.memory_mib)]
+    argv = [*emulator.command(), "-nodefaults", "-no-user-config", "-display", "none"]
+    argv += ["-no-reboot", "-machine", "q35,hpet=off", "-m", str(spec.memory_mib)]
     if spec.icount:
         argv += ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]
         argv += ["-smp", "1", "-cpu", "max,-erms,-fsrm"]
@@ -147,9 +146,14 @@ def _arguments(spec: Spec, channels: dict[str, int]) -> list[str]:
     return argv + ["-serial", "chardev:console"]
 
 
-def _die_with_parent() -> None:
-    """Runs in the child: a QEMU never outlives the harness."""
+def _prepare_child() -> None:
+    """Runs in the child: a QEMU never outlives the harness, and starts undisturbed; see calm()."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    try:
+        lowest = os.sched_param(os.sched_get_priority_min(os.SCHED_RR))
+        os.sched_setscheduler(0, os.SCHED_RR, lowest)
+    except OSError:
+        pass  # Not permitted here: it takes its turn, as it does later.
 
 
 class Machine:
@@ -171,12 +175,17 @@ class Machine:
                 stdout=None if spec.interactive else errors,
                 stderr=errors,
                 pass_fds=list(theirs.values()),
-                preexec_fn=_die_with_parent,
+                preexec_fn=_prepare_child,
                 env={"PATH": "/usr/bin:/bin", "TMPDIR": str(spec.folder)},
             )
         for pair in pairs.values():
             pair[1].close()
+        self._waited_ns: dict[str, int] = {}
         self._command("qmp_capabilities")
+        if spec.fault is Fault.FREEZE:
+            self._command("stop")
+        elif spec.fault is Fault.CRASH:
+            self._process.send_signal(signal.SIGABRT)
 
     def _command(self, name: str, **arguments: object) -> None:
         order = {"execute": name, "arguments": arguments}
@@ -185,9 +194,39 @@ class Machine:
         except OSError:
             pass  # QEMU is gone, which the caller sees anyway.
 
+    def calm(self) -> None:
+        """Lets the emulator take turns with all other processes, once the guest's clocks are set.
+
+        At its start the kernel measures the rates of its clocks against each other. When the
+        emulator has to wait in between, they come out wrong by up to some hundred times: the time
+        in the guest then races, which looks like stalls, or all but stands still.
+        """
+        for thread in Path(f"/proc/{self._process.pid}/task").glob("*"):
+            try:
+                os.sched_setscheduler(int(thread.name), os.SCHED_OTHER, os.sched_param(0))
+            except OSError:
+                pass  # The thread has ended.
+
+    def waited_seconds(self) -> float:
+        """How long QEMU waited for a processor since the last call: the thread that waited most."""
+        before = self._waited_ns
+        self._waited_ns = {}
+        for file in Path(f"/proc/{self._process.pid}/task").glob("*/schedstat"):
+            try:
+                self._waited_ns[file.parent.name] = int(file.read_text().split()[1])
+            except (OSError, IndexError):
+                continue  # The thread has ended.
+        gains = [waited - before.get(name, 0) for name, waited in self._waited_ns.items()]
+        return max(gains, default=0) / _NS_PER_SECOND
+
     def ended(self) -> bool:
         """Whether QEMU has ended."""
         return self._process.poll() is not None
+
+    def crashed(self) -> bool:
+        """Whether QEMU has ended by a signal, as at a failed assertion."""
+        status = self._process.poll()
+        return status is not None and status < 0
 
     def tell_guest(self, line: str) -> None:
         """Sends a line to the guest's process 1."""

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import tarfile
 from dataclasses import dataclass, field
@@ -22,6 +24,8 @@ _CONSOLE_TAIL_LINES = 25
 _MOST_THREAD_LINES = 60
 _MIB = 1024 * 1024
 _KIB_PER_MIB = 1024
+_MOST_BOOTS = 3
+_FAULTS = "UBLKD_VM_FAULTS"
 
 
 @dataclass
@@ -38,6 +42,7 @@ class Order:
     scratch_mib: int = 0
     ramdisk_mib: int = 0
     limit_seconds: float = 600.0
+    silence_seconds: float = session.SILENCE_SECONDS
     icount: bool = False
     interactive: bool = False
     append: list[str] = field(default_factory=list)
@@ -98,7 +103,17 @@ def _orders_for_guest(order: Order) -> dict[str, str]:
     }
 
 
-def _prepare(order: Order, folder: Path) -> machine.Spec:
+def _fault(boot: int) -> machine.Fault | None:
+    """What $UBLKD_VM_FAULTS, words such as `freeze crash`, wants to go wrong at a boot (from 0)."""
+    words = os.environ.get(_FAULTS, "").split()
+    try:
+        return machine.Fault(words[boot]) if boot < len(words) else None
+    except ValueError as error:
+        known = ", ".join(fault.value for fault in machine.Fault)
+        raise host.Failure(f"reading ${_FAULTS}: {error}; it takes {known}") from error
+
+
+def _prepare(order: Order, folder: Path, boot: int) -> machine.Spec:
     kernel = kernels.fetch(order.kernel)
     disks = [
         machine.Disk("root", images.userland(), shared=True),
@@ -119,6 +134,7 @@ def _prepare(order: Order, folder: Path) -> machine.Spec:
         icount=order.icount,
         interactive=order.interactive,
         append=order.append,
+        fault=_fault(boot),
     )
 
 
@@ -142,9 +158,13 @@ def _unpack_files(folder: Path, out: Path) -> None:
         host.say(f"reading the guest's files: {error}", level=2)
 
 
+def _allowed(order: Order) -> list[re.Pattern[str]]:
+    return verdict.read_allow_file() + [verdict.compile_pattern(text) for text in order.allow]
+
+
 def _kernel_lines(report: session.Report, out: Path, order: Order) -> list[str]:
     """The lines with which the kernel failed the run."""
-    allowed = verdict.read_allow_file() + [verdict.compile_pattern(text) for text in order.allow]
+    allowed = _allowed(order)
     kmsg = out / "kmsg.txt"
     lines: list[str] = []
     last = -1.0
@@ -187,8 +207,8 @@ def _conclude(order: Order, report: session.Report, out: Path) -> int:
             "other packages go into tests/vm/guest/packages.txt"
         )
         return 127
-    if report.timed_out and report.started_after is None:
-        _complain("the guest did not come up in time; look at its last lines", tail)
+    if report.frozen:
+        _complain("the guest did not come up, and nothing is heard of it; see its last lines", tail)
         return EXIT_HARNESS
     if report.timed_out:
         _complain(
@@ -207,17 +227,56 @@ def _conclude(order: Order, report: session.Report, out: Path) -> int:
     return EXIT_KERNEL if bad or report.stuck else 0
 
 
+def _emulator_failure(order: Order, report: session.Report) -> str | None:
+    """Why the emulator did not get the guest to its program; None when it did, or is not to blame.
+
+    Nothing of ours runs before the program, so a stock kernel gets there. If it complained of
+    anything but a standstill, that is for people to see.
+    """
+    if report.started_after is not None or not (report.crashed or report.frozen):
+        return None
+    allowed = _allowed(order)
+    messages = verdict.read_console(report.console)
+    if any(verdict.is_bad(m, allowed) and not verdict.is_standstill(m) for m in messages):
+        return None
+    if report.crashed:
+        return f"QEMU crashed ({report.qemu_errors or 'without a word'})"
+    return "the guest froze"
+
+
+def _boot(order: Order, boot: int) -> int | None:
+    """One boot; the command's exit status, or None when the next boot may go better."""
+    last = boot + 1 == _MOST_BOOTS
+    with machine.run_folder((order.scratch_mib + order.memory_mib) * _MIB) as folder:
+        spec = _prepare(order, folder, boot)
+        host.say(f"booting {order.kernel}")
+        limits = order.limit_seconds, order.silence_seconds
+        report = session.Session(spec, *limits, rescue=last).follow()
+        failure = _emulator_failure(order, report)
+        if failure is None or last:
+            return _collect(order, report, folder)
+        host.say(f"{failure} before the program started, so it is booted again", level=0)
+        _keep_console(order, report, boot)
+        return None
+
+
 def run(order: Order) -> int:
     """Runs an order and returns the command's exit status."""
-    if machine.qemu_major() < machine.MINIMUM_QEMU:
-        raise host.Failure(
-            f"starting a guest: QEMU {machine.MINIMUM_QEMU} or newer is missing; run `vm.py setup`"
-        )
-    with machine.run_folder((order.scratch_mib + order.memory_mib) * _MIB) as folder:
-        spec = _prepare(order, folder)
-        host.say(f"booting {order.kernel}")
-        report = session.Session(spec, order.limit_seconds).follow()
-        return _collect(order, report, folder)
+    if order.out is not None:
+        for old in order.out.glob("console.boot*.log"):
+            old.unlink()
+    for boot in range(_MOST_BOOTS):
+        status = _boot(order, boot)
+        if status is not None:
+            return status
+    raise AssertionError("the last boot has a status")
+
+
+def _keep_console(order: Order, report: session.Report, boot: int) -> None:
+    """Keeps what the console said at a boot that is tried again."""
+    if order.out is not None:
+        order.out.mkdir(parents=True, exist_ok=True)
+        (order.out / f"console.boot{boot + 1}.log").write_text(report.console)
 
 
 def _collect(order: Order, report: session.Report, folder: Path) -> int:
@@ -229,5 +288,8 @@ def _collect(order: Order, report: session.Report, folder: Path) -> int:
     (out / "console.log").write_text(report.console + report.console_after)
     status = _conclude(order, report, out)
     if report.started_after is not None:
-        host.say(f"ended; the program started {report.started_after:.1f} s after power on")
+        host.say(
+            f"ended; the program started {report.started_after:.1f} s after power on, "
+            f"{report.waited_seconds:.1f} s of it without a processor"
+        )
     return status

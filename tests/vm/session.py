@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import selectors
 import sys
@@ -12,10 +13,12 @@ from typing import BinaryIO
 
 import host
 import machine
+import verdict
 
 _CHUNK_BYTES = 1 << 16
 _TICK_SECONDS = 0.5
-_BOOT_SECONDS = 180.0  # Some five seconds are enough on an idle machine.
+_UNDISTURBED_SECONDS = 20.0  # At most; the clocks are set after two or three.
+SILENCE_SECONDS = 30.0  # A sound guest was never seen to say nothing for longer than ten.
 _COLLECT_SECONDS = 60.0
 _SHUTDOWN_SECONDS = 15.0
 
@@ -26,6 +29,9 @@ class Report:
 
     status: int | None = None
     started_after: float | None = None
+    waited_seconds: float = 0.0  # What QEMU waited for a processor by then.
+    crashed: bool = False  # QEMU has.
+    frozen: bool = False  # Nothing was heard of the guest any more before its program started.
     timed_out: bool = False
     missing_program: bool = False
     files_complete: bool = False
@@ -54,13 +60,22 @@ _RESCUES = [
 class Session:
     """Runs a guest; see follow()."""
 
-    def __init__(self, spec: machine.Spec, limit_seconds: float) -> None:
+    def __init__(
+        self, spec: machine.Spec, limit_seconds: float, silence_seconds: float, rescue: bool
+    ) -> None:
+        """`rescue` makes a guest that is frozen at boot talk; one that hangs later always does."""
         self._folder = spec.folder
         self._console = spec.folder / machine.CONSOLE_LOG
         self._console_shown = 0
+        self._calm = False
         self._begin = time.monotonic()
         self._limit_seconds = limit_seconds
-        self._deadline = self._begin + _BOOT_SECONDS
+        self._deadline = math.inf
+        self._silence_limit_seconds = silence_seconds
+        self._silence_seconds = 0.0
+        self._heard_characters = 0
+        self._looked_at = self._begin
+        self._rescue_frozen = rescue
         self._machine = machine.Machine(spec)
         self._report = Report()
         self._lines = b""
@@ -71,7 +86,7 @@ class Session:
             self._selector.register(channel, selectors.EVENT_READ, name)
 
     def follow(self) -> Report:
-        """Returns when the guest has ended, by itself or by the time limit of boot or program."""
+        """Returns when the guest has ended: by itself, frozen at boot, or by the time limit."""
         try:
             with (self._folder / "files.tar").open("wb") as files:
                 self._watch(files)
@@ -91,11 +106,39 @@ class Session:
         while not self._machine.ended():
             self._pump(files, _TICK_SECONDS)
             self._show_console()
+            if self._report.started_after is None:
+                self._follow_boot()
+            if self._report.frozen and not self._rescue_frozen:
+                break
             if time.monotonic() > self._deadline and not self._next_rescue():
                 break
+        self._report.crashed = self._machine.crashed()
         while self._pump(files, 0):
             pass
         self._show_console()
+
+    def _follow_boot(self) -> None:
+        """Finds out whether the guest still comes up."""
+        text = self._console.read_text(errors="replace") if self._console.exists() else ""
+        now = time.monotonic()
+        undisturbed = now < self._begin + _UNDISTURBED_SECONDS
+        if not self._calm and (machine.CLOCKS_SET in text or not undisturbed):
+            self._machine.calm()
+            self._calm = True
+        # While QEMU gets no processor the guest can say nothing.
+        passed = now - self._looked_at
+        waited = min(self._machine.waited_seconds(), passed)
+        self._looked_at = now
+        self._report.waited_seconds += waited
+        self._silence_seconds += passed - waited
+        if len(text) != self._heard_characters:
+            self._heard_characters = len(text)
+            self._silence_seconds = 0.0
+        silent = self._silence_seconds > self._silence_limit_seconds
+        standstill = any(verdict.is_standstill(m) for m in verdict.read_console(text))
+        if (silent or standstill) and not self._report.frozen:
+            self._report.frozen = True
+            self._deadline = now
 
     def _show_console(self) -> None:
         """Passes on what the console said since the last time, if that is wanted."""
@@ -158,7 +201,8 @@ class Session:
         if not self._report.timed_out:
             self._report.timed_out = True
             self._console_at_limit = self._console.stat().st_size
-            host.say("the time limit has passed", level=0)
+            what = "the guest is frozen" if self._report.frozen else "the time limit has passed"
+            host.say(what, level=0)
         self._rescue += 1
         if self._rescue >= len(_RESCUES):
             return False

@@ -25,6 +25,11 @@ _ALWAYS_BAD = re.compile(
     r"|Object .* not freed|Objects remaining|Bad page state|double free"
 )
 
+# Said also by a sound kernel whose processors or timers do not go on.
+_STANDSTILL = re.compile(
+    r"(rcu|INFO): .*stall|INFO: task .* blocked for more|BUG: (soft lockup|workqueue lockup)"
+)
+
 
 @dataclass(frozen=True)
 class Message:
@@ -97,6 +102,11 @@ def is_bad(message: Message, allowed: list[re.Pattern[str]]) -> bool:
     if message.level is not None and not message.text.strip():
         return False
     return not any(pattern.search(message.text) for pattern in allowed)
+
+
+def is_standstill(message: Message) -> bool:
+    """Whether a message says no more than that something does not go on."""
+    return bool(_STANDSTILL.search(message.text))
 
 
 def judge(messages: list[Message], allowed: list[re.Pattern[str]]) -> list[str]:

@@ -15,12 +15,14 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import cache  # noqa: E402
+import emulator  # noqa: E402
 import hostsetup  # noqa: E402
 import host  # noqa: E402
 import images  # noqa: E402
 import kernels  # noqa: E402
 import kmod  # noqa: E402
 import runner  # noqa: E402
+import session  # noqa: E402
 
 _KERNEL_HELP = f"{', '.join(kernels.SOURCES)}, or a folder that holds a kernel.json"
 _RUN_EPILOG = """
@@ -30,8 +32,8 @@ to --out together with kmsg.txt (all kernel messages with their levels) and cons
 an ext4 for direct I/O, /ramdisk one on a RAM disk (--ramdisk). Guests are thrown away.
 
 exit status: the program's own if it is not 0; else 125 when the kernel complained or a process
-can't be killed; 124 for the time limit; 126 when the guest did not come up; 127 no such program;
-1 when the harness can't do its work.
+can't be killed; 124 for the time limit; 126 when the guest did not come up in three boots; 127 no
+such program; 1 when the harness can't do its work.
 """
 
 
@@ -99,6 +101,14 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
         help="time limit of the program in seconds (default 600); booting has its own",
     )
     run.add_argument(
+        "--silence",
+        type=float,
+        default=session.SILENCE_SECONDS,
+        metavar="S",
+        help="a guest that says nothing for so long while it boots is frozen (default 30); what "
+        "QEMU waits for a processor does not count",
+    )
+    run.add_argument(
         "--icount",
         action="store_true",
         help="exact cost mode: one processor, one instruction is one ns of the guest's clock",
@@ -162,6 +172,7 @@ def _run(options: argparse.Namespace, words: list[str]) -> int:
             memory_mib=options.mem,
             scratch_mib=options.scratch,
             ramdisk_mib=options.ramdisk,
+            silence_seconds=options.silence,
             limit_seconds=float("inf") if options.interactive else options.timeout,
             icount=options.icount,
             interactive=options.interactive,
@@ -180,6 +191,7 @@ def _dispatch(options: argparse.Namespace, words: list[str]) -> int:
         modules = kmod.build(options.kernel, options.driver, options.out)
         print(json.dumps({"modules": [str(path) for path in modules]}))
     elif options.command == "prepare":
+        emulator.command()
         images.userland()
         for name in options.kernels:
             images.modules_disk(kernels.fetch(name))
