@@ -141,7 +141,8 @@ static bool ublk_prepare_pages(struct ublk_queue *q, struct ublk_io *io, struct 
 		return true;
 	}
 	ublk_arm(q, io, q->batch ? NULL : cmd, issue_flags);
-	ublk_end(q, io, ret, 0, req);
+	/* That its ring has no such place is no fault of the disk's user. */
+	ublk_end(q, io, -EIO, 0, req);
 	return false;
 }
 
