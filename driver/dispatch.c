@@ -90,20 +90,20 @@ static bool ublk_describe(struct request *req)
 }
 
 /*
- * A request that no server finished: fail it, or let it wait on the requeue list. Waiting requests
- * come back when the list is kicked.
+ * A request that no server finished: fail it, or let it wait on the requeue list, and return true.
+ * Waiting requests come back when the list is kicked.
  */
-void ublk_give_back(struct ublk_device *dev, struct request *req, bool reissue)
+bool ublk_give_back(struct ublk_device *dev, struct request *req, bool reissue)
 {
-	/* With the gate at FAIL nobody may come, or kick the list: not for a disk that is still made. */
-	if (reissue && ublk_dev_holds_requests(dev) &&
-	    READ_ONCE(dev->queues[0]->gate) != UBLK_GATE_FAIL) {
+	/* A disk that is still being made does not wait for another server: nobody would kick. */
+	if (reissue && ublk_dev_holds_requests(dev) && !READ_ONCE(dev->starting)) {
 		atomic_long_inc(&dev->counters.requeued);
 		blk_mq_requeue_request(req, false);
-	} else {
-		atomic_long_inc(&dev->counters.aborted);
-		blk_mq_end_request(req, BLK_STS_IOERR);
+		return true;
 	}
+	atomic_long_inc(&dev->counters.aborted);
+	blk_mq_end_request(req, BLK_STS_IOERR);
+	return false;
 }
 
 /* Let the requests on the requeue list try again. dev->mutex held. */
@@ -141,7 +141,8 @@ static bool ublk_prepare_pages(struct ublk_queue *q, struct ublk_io *io, struct 
 		return true;
 	}
 	ublk_arm(q, io, q->batch ? NULL : cmd, issue_flags);
-	ublk_end(q, io, ret, 0, req);
+	/* That its ring has no such place is no fault of the disk's user. */
+	ublk_end(q, io, -EIO, 0, req);
 	return false;
 }
 
@@ -224,8 +225,7 @@ static void ublk_refuse(struct ublk_queue *q, struct ublk_io *io, struct request
 
 	/* First the tag, which is free for another request as soon as this one goes. */
 	ublk_arm(q, io, io->cmd, issue_flags);
-	ublk_give_back(dev, req, true);
-	if (ublk_dev_holds_requests(dev))
+	if (ublk_give_back(dev, req, true))
 		blk_mq_delay_kick_requeue_list(rq_queue, UBLK_RETRY_MS);
 }
 

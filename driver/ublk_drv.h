@@ -345,7 +345,7 @@ void ublk_finish(struct ublk_device *dev, struct request *req, int res, unsigned
 void ublk_end(struct ublk_queue *q, struct ublk_io *io, int res, unsigned int bytes,
 	      struct request *req);
 void ublk_lane_give_back(struct ublk_lane *lane);
-void ublk_give_back(struct ublk_device *dev, struct request *req, bool reissue);
+bool ublk_give_back(struct ublk_device *dev, struct request *req, bool reissue);
 void ublk_kick(struct ublk_device *dev);
 
 /* ref.c */

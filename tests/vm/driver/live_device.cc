@@ -105,6 +105,23 @@ Handler KeepIf(const std::atomic<bool>* keep, Handler inner) {
   };
 }
 
+int TakeCharDevice(pid_t pid, uint32_t id) {
+  int taken = -1;
+  Eventually([&] {
+    const int process = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
+    for (int fd = 3; fd < 64 && taken < 0; ++fd) {
+      char target[64] = {};
+      const std::string link = "/proc/" + std::to_string(pid) + "/fd/" + std::to_string(fd);
+      if (readlink(link.c_str(), target, sizeof(target) - 1) > 0 && CharPath(id) == target) {
+        taken = static_cast<int>(syscall(SYS_pidfd_getfd, process, fd, 0));
+      }
+    }
+    close(process);
+    return taken >= 0;
+  });
+  return taken;
+}
+
 std::unique_ptr<Server> NextServer(uint32_t id, const Geometry& geometry, const Handler& handler,
                                    ServerOptions options) {
   std::unique_ptr<Server> server;

@@ -19,7 +19,6 @@ namespace ublkd::driver_test {
 namespace {
 
 constexpr uint64_t kWakeUserData = UINT64_MAX;
-constexpr uint64_t kTryUserData = UINT64_MAX - 1;
 constexpr size_t kPageBytes = 4096;
 // Without a buffer for each tag.
 constexpr uint64_t kOwnAccess = UBLK_F_USER_COPY | UBLK_F_SUPPORT_ZERO_COPY | UBLK_F_AUTO_BUF_REG;
@@ -125,23 +124,33 @@ void QueueServer::Send(uint32_t op, uint16_t tag, int result, uint64_t commit_at
   io_uring_sqe* sqe = ring_->Command(fd_, op);
   sqe->flags = options_.sqe_flags;
   sqe->user_data = tag;
+  if (options_.sqe_addr != nullptr) sqe->addr = options_.sqe_addr(tag);
   PutIoCommand(sqe, queue_, tag, result, no_buffer ? commit_at : Buffer(tag));
   ++armed_;
 }
 
-void QueueServer::Commit(uint16_t tag, int result) {
+void QueueServer::Forget(uint16_t tag) {
   kept_.erase(std::remove(kept_.begin(), kept_.end(), tag), kept_.end());
+}
+
+void QueueServer::Commit(uint16_t tag, int result) {
+  Forget(tag);
   Send(UBLK_U_IO_COMMIT_AND_FETCH_REQ, tag, result);
 }
 
 int QueueServer::Try(uint32_t op, uint16_t queue, uint16_t tag, int result, uint64_t addr,
-                     uint8_t sqe_flags) {
+                     uint8_t sqe_flags, uint64_t sqe_addr) {
   io_uring_sqe* sqe = ring_->Command(fd_, op);
   sqe->flags = sqe_flags;
-  sqe->user_data = kTryUserData;
+  sqe->addr = sqe_addr;
   PutIoCommand(sqe, queue, tag, result, addr);
-  tried_.reset();
-  while (!tried_.has_value()) {
+  return Await(sqe);
+}
+
+int QueueServer::Await(io_uring_sqe* sqe) {
+  std::optional<int> awaited;
+  sqe->user_data = reinterpret_cast<uintptr_t>(&awaited);
+  while (!awaited.has_value()) {
     io_uring_cqe* cqe = nullptr;
     io_uring_submit_and_wait(ring_->get(), 1);
     if (io_uring_peek_cqe(ring_->get(), &cqe) != 0) continue;
@@ -150,7 +159,7 @@ int QueueServer::Try(uint32_t op, uint16_t queue, uint16_t tag, int result, uint
     io_uring_cqe_seen(ring_->get(), cqe);
     OnCqe(user_data, res);
   }
-  return *tried_;
+  return *awaited;
 }
 
 void QueueServer::WatchWake() {
@@ -195,6 +204,7 @@ void QueueServer::OnRequest(uint16_t tag, int res) {
       .buffer = buffers_ + size_t{tag} * geometry_.max_io_bytes,
       .fd = fd_,
       .commit_at = &commit_at,
+      .server = this,
   };
   if (const std::optional<int> result = handler_(request)) {
     Send(UBLK_U_IO_COMMIT_AND_FETCH_REQ, tag, *result, commit_at);
@@ -207,8 +217,8 @@ void QueueServer::OnCqe(uint64_t user_data, int res) {
   if (user_data == kWakeUserData) {
     WatchWake();
     RunActions();
-  } else if (user_data == kTryUserData) {
-    tried_ = res;
+  } else if (user_data > UINT16_MAX) {
+    *reinterpret_cast<std::optional<int>*>(user_data) = res;
   } else {
     --armed_;
     OnRequest(static_cast<uint16_t>(user_data), res);
@@ -221,6 +231,10 @@ void QueueServer::Run() {
   if (ring_->error() != 0) {
     error_ = -ring_->error();
     return;
+  }
+  if (options_.fixed_buffers != 0) {
+    error_ = -io_uring_register_buffers_sparse(ring_->get(), options_.fixed_buffers);
+    if (error_ != 0) return;
   }
   const uint16_t fetch = options_.fetch_only != 0 ? options_.fetch_only : geometry_.depth;
   for (uint16_t tag = part_; tag < fetch; tag += options_.threads_per_queue) {

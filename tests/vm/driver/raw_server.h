@@ -27,6 +27,9 @@
 
 namespace ublkd::driver_test {
 
+// One queue of a server, or a part of its tags: ring, buffers and the thread that owns both.
+class QueueServer;
+
 struct Request {
   uint16_t queue;
   uint16_t tag;
@@ -34,6 +37,7 @@ struct Request {
   std::byte* buffer;
   int fd;               // of the char device
   uint64_t* commit_at;  // of a ZONE_APPEND: the sector where it went, to be set
+  QueueServer* server;  // whose thread this is
 
   uint8_t op() const { return ublksrv_get_op(desc); }
   uint64_t offset() const { return desc->start_sector * kSectorBytes; }
@@ -64,9 +68,6 @@ class SharedMemory {
   std::byte* data_;
 };
 
-// One queue of a server, or a part of its tags: ring, buffers and the thread that owns both.
-class QueueServer;
-
 struct ServerOptions {
   unsigned ring_flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN;
   // Tags to fetch in each queue; the rest never gets a command. 0: all.
@@ -75,6 +76,10 @@ struct ServerOptions {
   uint8_t sqe_flags = 0;
   // They take the tags of their queue in turns.
   uint16_t threads_per_queue = 1;
+  // Empty places for registered buffers in each ring.
+  unsigned fixed_buffers = 0;
+  // The address in the FETCH and COMMIT SQEs of a tag, which UBLK_F_AUTO_BUF_REG looks at.
+  std::function<uint64_t(uint16_t tag)> sqe_addr = nullptr;
 };
 
 // Opens /dev/ublkcN and serves it with one or more threads a queue, until every command was
@@ -119,7 +124,13 @@ class QueueServer {
   void Commit(uint16_t tag, int result);
   // In the thread: send any command and return its result. Only for commands that end at once.
   int Try(uint32_t op, uint16_t queue, uint16_t tag, int result, uint64_t addr,
-          uint8_t sqe_flags = 0);
+          uint8_t sqe_flags = 0, uint64_t sqe_addr = 0);
+  // In the thread, and in a handler: submits and returns the result.
+  int Await(io_uring_sqe* sqe);
+  // Of the thread.
+  Ring& ring() { return *ring_; }
+  // A kept request was committed by other means.
+  void Forget(uint16_t tag);
   uint64_t Buffer(uint16_t tag) const;
   const ublksrv_io_desc& Desc(uint16_t tag) const;
   // Tags of kept requests, oldest first.
@@ -146,7 +157,6 @@ class QueueServer {
   unsigned armed_ = 0;
   uint64_t wake_value_ = 0;
   std::vector<uint16_t> kept_;
-  std::optional<int> tried_;
 
   std::mutex mutex_;
   std::deque<std::function<void(QueueServer&)>> actions_;

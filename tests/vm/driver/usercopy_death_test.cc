@@ -3,7 +3,6 @@
 // The end of a server while data is copied from and to its requests, by itself and by others.
 #include <fcntl.h>
 #include <gtest/gtest.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -148,24 +147,6 @@ TEST_F(UserCopyDeath, ACopyThatStandsStillInTheServerDelaysNothing_R34_R60) {
   close(fd);
   EXPECT_TRUE(BecomesSoon(UBLK_S_DEV_DEAD));
   EXPECT_EQ(device_->Delete(), 0);
-}
-
-// The char device of another process, as if it had been passed on.
-int TakeCharDevice(pid_t pid, uint32_t id) {
-  int taken = -1;
-  Eventually([&] {
-    const int process = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
-    for (int fd = 3; fd < 64 && taken < 0; ++fd) {
-      char target[64] = {};
-      const std::string link = "/proc/" + std::to_string(pid) + "/fd/" + std::to_string(fd);
-      if (readlink(link.c_str(), target, sizeof(target) - 1) > 0 && CharPath(id) == target) {
-        taken = static_cast<int>(syscall(SYS_pidfd_getfd, process, fd, 0));
-      }
-    }
-    close(process);
-    return taken >= 0;
-  });
-  return taken;
 }
 
 TEST_F(UserCopyDeath, TheCopyOfAnotherProcessDelaysItsRequestAlone_R34_R66) {
