@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Loads the kernel driver, or says in one sentence why it is not there. The arguments are the
 # module's parameters.
 modules=${MODULES:-/lib/modules}
