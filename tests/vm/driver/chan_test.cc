@@ -90,6 +90,8 @@ TEST_F(Commands, BadFetchesAreRefused_R40) {
 TEST_F(Commands, OnlyTheOwnerCommitsAndOnlyOnce_R40_R41) {
   Server server(device_->id(), device_->geometry(), AnswerAll());
   ASSERT_EQ(control_.Start(device_->id(), getpid()), 0);
+  // Whose requests would be committed below.
+  ASSERT_TRUE(PartitionScanHasEnded(device_->disk()));
   server.InThread(0, [&](QueueServer& q) {
     const uint64_t buffer = q.Buffer(0);
     EXPECT_EQ(q.Try(UBLK_U_IO_FETCH_REQ, 0, 1, 0, buffer), -EBUSY) << "fetch of a ready queue";
