@@ -75,7 +75,7 @@ class PendingIo {
   // True if it does not end within `time`.
   bool Waits(std::chrono::milliseconds time = std::chrono::milliseconds(200)) const;
   // 4096 or -errno; nothing if it hangs.
-  std::optional<int> Result(std::chrono::milliseconds limit = std::chrono::seconds(20)) const;
+  std::optional<int> Result(std::chrono::milliseconds limit = std::chrono::seconds(30)) const;
 
  private:
   struct State;
