@@ -216,12 +216,8 @@ class BatchServer {
       }
       std::vector<Element> done;
       for (const uint16_t tag : waiting) {
-        const Request request = {.queue = queue,
-                                 .tag = tag,
-                                 .desc = &descs[tag],
-                                 .buffer = Buffer(queue, tag),
-                                 .fd = fd_,
-                                 .commit_at = nullptr};
+        const Request request = {
+            .queue = queue, .tag = tag, .desc = &descs[tag], .buffer = Buffer(queue, tag)};
         done.push_back(ElementOf(queue, tag, handler(request).value_or(-EIO)));
       }
       delivered_ += waiting.size();

@@ -136,9 +136,7 @@ class TwoRings {
     const Request request = {.queue = 0,
                              .tag = tag,
                              .desc = &descs_[tag],
-                             .buffer = buffers_.data() + tag * max_io_bytes_,
-                             .fd = -1,
-                             .commit_at = nullptr};
+                             .buffer = buffers_.data() + tag * max_io_bytes_};
     Send(to, UBLK_U_IO_COMMIT_AND_FETCH_REQ, tag, *handler_(request));
     ++commits;
     return true;

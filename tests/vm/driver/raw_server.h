@@ -35,9 +35,9 @@ struct Request {
   uint16_t tag;
   const ublksrv_io_desc* desc;
   std::byte* buffer;
-  int fd;               // of the char device
-  uint64_t* commit_at;  // of a ZONE_APPEND: the sector where it went, to be set
-  QueueServer* server;  // whose thread this is
+  int fd = -1;                    // of the char device
+  uint64_t* commit_at = nullptr;  // of a ZONE_APPEND: the sector where it went, to be set
+  QueueServer* server = nullptr;  // whose thread this is
 
   uint8_t op() const { return ublksrv_get_op(desc); }
   uint64_t offset() const { return desc->start_sector * kSectorBytes; }
