@@ -117,7 +117,7 @@ class Shmem : public testing::Test {
   void TearDown() override {
     live_.reset();
     // With direct I/O no page of a client stays pinned either.
-    EXPECT_TRUE(Eventually([&] { return PinnedPages() == pinned_before_; }))
+    EXPECT_TRUE(Eventually([&] { return PinnedPages() <= pinned_before_; }))
         << "pages pinned before: " << pinned_before_ << ", now: " << PinnedPages();
   }
   // Takes the data from where it is, and leaves poison where it is not.
