@@ -248,14 +248,14 @@ TEST_F(UserCopyDeath, KillAndRecoverUnderLoadLosesNothing_R34_R67) {
   const int fd = open(device_->disk().c_str(), O_RDWR | O_DIRECT | O_CLOEXEC);
   std::atomic<bool> ended = false;
   auto load = std::async(std::launch::async, [&] {
-    const int wrong = CountWrongIos(fd, geometry.bytes, kSectorBytes, 120, 3);
+    const int wrong = CountWrongIos(fd, geometry.bytes, kSectorBytes, 80, 3);
     ended = true;
     return wrong;
   });
   const std::string stat = "/sys/block/ublkb" + std::to_string(device_->id()) + "/stat";
   int kills = 0;
   while (!ended && kills < 3) {
-    const uint64_t goal = CountDone(stat) + 60;
+    const uint64_t goal = CountDone(stat) + 40;
     Eventually([&] { return ended || CountDone(stat) > goal; });
     if (ended) break;
     process_->Kill();

@@ -113,7 +113,7 @@ TEST_P(UserCopyData, RandomWritesAreReadBack_R33) {
   };
   const LiveDevice live(geometry, handler, {.ring_flags = shape.ring_flags});
   ASSERT_NE(live.device->info().flags & kUserCopy, 0U) << "ADD_DEV must grant USER_COPY";
-  EXPECT_EQ(CountWrongIos(live.fd, geometry.bytes, kSectorBytes, 200), 0)
+  EXPECT_EQ(CountWrongIos(live.fd, geometry.bytes, kSectorBytes, 120), 0)
       << "I/Os that failed or returned other data than was written";
 }
 

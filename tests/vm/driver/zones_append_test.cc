@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// ZONE_APPEND: the server says where the data went. Users have no call for it, btrfs
-// does it for them.
+// ZONE_APPEND: the server says where the data went. Users have no call for it, btrfs does it for
+// them.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mount.h>
