@@ -381,7 +381,9 @@ TEST_F(Batch, AKilledServerLeavesADeadDeviceOrARecoverableOne_R78_R67) {
       EXPECT_EQ(failed, 1);
     } else {
       EXPECT_TRUE(Eventually([&] { return control_.State(device.id()) == UBLK_S_DEV_QUIESCED; }));
-      EXPECT_EQ(control_.Run(UBLK_U_CMD_START_USER_RECOVERY, {.dev_id = device.id()}), 0);
+      EXPECT_TRUE(Eventually([&] {
+        return control_.Run(UBLK_U_CMD_START_USER_RECOVERY, {.dev_id = device.id()}) == 0;
+      })) << "START_USER_RECOVERY stays refused";
       ServerProcess second(serve);
       EXPECT_EQ(control_.Run(UBLK_U_CMD_END_USER_RECOVERY,
                              {.dev_id = device.id(), .data = uint64_t(second.pid())}),
