@@ -30,13 +30,6 @@ std::byte* MapMemory(size_t bytes) {
 
 }  // namespace
 
-PageBuffer::PageBuffer(size_t bytes)
-    : data_(static_cast<std::byte*>(std::aligned_alloc(kPage, bytes))) {
-  std::memset(data_, 0, bytes);
-}
-
-PageBuffer::~PageBuffer() { std::free(data_); }
-
 void FillPattern(std::byte* data, size_t bytes, uint32_t seed) {
   for (size_t i = 0; i < bytes; ++i) data[i] = PatternByte(i, seed);
 }
@@ -193,7 +186,7 @@ namespace {
 int CountWrongIosIn(int disk, size_t begin, size_t bytes, size_t block, int rounds, uint32_t seed) {
   constexpr size_t kMaxIo = 1 << 20;  // larger than a request, so that it is split
   std::mt19937 random(seed);
-  std::vector<std::byte> model(bytes);
+  const PageBuffer model(bytes);
   const PageBuffer buffer(kMaxIo);
   int wrong = 0;
   for (int round = 0; round < rounds; ++round) {
@@ -204,11 +197,11 @@ int CountWrongIosIn(int disk, size_t begin, size_t bytes, size_t block, int roun
     if (round == 0 || random() % 2 == 0) {
       FillPattern(buffer.data(), size, random());
       if (pwrite(disk, buffer.data(), size, offset) != static_cast<ssize_t>(size)) ++wrong;
-      std::memcpy(&model[at], buffer.data(), size);
+      std::memcpy(model.data() + at, buffer.data(), size);
     } else {
       std::memset(buffer.data(), 0xa5, size);
       if (pread(disk, buffer.data(), size, offset) != static_cast<ssize_t>(size) ||
-          std::memcmp(&model[at], buffer.data(), size) != 0) {
+          std::memcmp(model.data() + at, buffer.data(), size) != 0) {
         ++wrong;
       }
     }

@@ -20,17 +20,17 @@ namespace ublkd::driver_test {
 
 inline constexpr size_t kPage = 4096;
 
-// Zeroed memory that begins at a page.
+// Zeroed memory that begins at a page. It is shared with forked servers: to separate their copies
+// costs more than all else that a test does.
 class PageBuffer {
  public:
-  explicit PageBuffer(size_t bytes);
-  ~PageBuffer();
+  explicit PageBuffer(size_t bytes) : memory_(bytes) {}
   PageBuffer(const PageBuffer&) = delete;
   PageBuffer& operator=(const PageBuffer&) = delete;
-  std::byte* data() const { return data_; }
+  std::byte* data() const { return memory_.data(); }
 
  private:
-  std::byte* data_;
+  SharedMemory memory_;
 };
 
 // Bytes that tell their place and `seed`.
