@@ -2,6 +2,7 @@
 #include "daemon/base/file.h"
 
 #include <fcntl.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,8 +10,12 @@
 #include <cerrno>
 #include <filesystem>
 #include <system_error>
+#include <utility>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "daemon/base/status.h"
 
 namespace ublkd {
@@ -71,6 +76,18 @@ absl::StatusOr<std::string> ReadFile(const std::string& path) {
     if (got == 0) return content;
     content.append(piece.data(), static_cast<size_t>(got));
   }
+}
+
+std::optional<dev_t> ParseDeviceNumber(absl::string_view text) {
+  const std::pair<absl::string_view, absl::string_view> halves =
+      absl::StrSplit(absl::StripTrailingAsciiWhitespace(text), absl::MaxSplits(':', 1));
+  unsigned device_major = 0;
+  unsigned device_minor = 0;
+  if (!absl::SimpleAtoi(halves.first, &device_major) ||
+      !absl::SimpleAtoi(halves.second, &device_minor)) {
+    return std::nullopt;
+  }
+  return makedev(device_major, device_minor);
 }
 
 absl::Status WriteFileAtomically(const std::string& path, absl::string_view content, mode_t mode) {

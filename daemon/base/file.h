@@ -3,6 +3,7 @@
 
 #include <sys/stat.h>
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -42,6 +43,9 @@ absl::StatusOr<UniqueFd> OpenFile(const std::string& path, int flags, mode_t mod
 
 /// The whole of a small file (proc, sysfs, records).
 absl::StatusOr<std::string> ReadFile(const std::string& path);
+
+/// A device number as sysfs and mountinfo write it: "8:17", a newline may follow.
+std::optional<dev_t> ParseDeviceNumber(absl::string_view text);
 
 /// Replaces `path` so that after a crash at any moment it holds either the old content or the new:
 /// a temporary file beside it is written, synced and renamed, and the folder is synced.

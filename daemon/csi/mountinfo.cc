@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/csi/mountinfo.h"
 
-#include <sys/sysmacros.h>
-
 #include <algorithm>
 
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "daemon/base/file.h"
@@ -45,25 +42,15 @@ std::string Unescape(absl::string_view text) {
   return plain;
 }
 
-bool ParseDevice(absl::string_view text, dev_t& device) {
-  const std::vector<absl::string_view> numbers = absl::StrSplit(text, ':');
-  unsigned major_number = 0;
-  unsigned minor_number = 0;
-  if (numbers.size() != 2 || !absl::SimpleAtoi(numbers[0], &major_number) ||
-      !absl::SimpleAtoi(numbers[1], &minor_number)) {
-    return false;
-  }
-  device = makedev(major_number, minor_number);
-  return true;
-}
-
 bool ParseLine(absl::string_view line, MountEntry& entry) {
   const std::vector<absl::string_view> fields = absl::StrSplit(line, ' ');
   const auto dash = std::find(fields.begin(), fields.end(), "-");
   const auto before = static_cast<size_t>(dash - fields.begin());
   const auto after = static_cast<size_t>(fields.end() - dash);
   if (before < kFirstOptionalField || after < kFieldsAfterDash + 1) return false;
-  if (!ParseDevice(fields[kDeviceField], entry.device)) return false;
+  const std::optional<dev_t> device = ParseDeviceNumber(fields[kDeviceField]);
+  if (!device) return false;
+  entry.device = *device;
   entry.root = Unescape(fields[kRootField]);
   entry.mount_point = Unescape(fields[kMountPointField]);
   entry.options = std::string(fields[kOptionsField]);

@@ -60,7 +60,7 @@ void PrintCell(std::ostream& out, const Cell& cell, bool colours) {
 
 }  // namespace
 
-Cell::Cell(std::string cell_text, Colour cell_colour)
+Cell::Cell(const std::string& cell_text, Colour cell_colour)
     : text(WithoutControlCharacters(cell_text)), colour(cell_colour) {}
 
 void Table::Print(std::ostream& out, bool colours) const {

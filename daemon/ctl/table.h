@@ -13,8 +13,8 @@ enum class Colour { kNone, kGreen, kYellow, kRed };
 /// One piece of text in a table. Control characters are shown as \xNN, so that a name from a server
 /// cannot steer a terminal.
 struct Cell {
-  Cell(std::string cell_text, Colour cell_colour = Colour::kNone);  // NOLINT: text is a cell
-  Cell(const char* cell_text) : Cell(std::string(cell_text)) {}     // NOLINT: text is a cell
+  Cell(const std::string& cell_text, Colour cell_colour = Colour::kNone);  // NOLINT: text is a cell
+  Cell(const char* cell_text) : Cell(std::string(cell_text)) {}            // NOLINT: text is a cell
 
   std::string text;
   Colour colour;

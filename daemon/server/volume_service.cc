@@ -11,7 +11,7 @@ namespace {
 // Ends a call whose result, if there is one, is the response.
 template <typename Response>
 grpc::Status Answer(const CallLog& log, absl::StatusOr<Response> result, Response& response) {
-  if (result.ok()) response = *std::move(result);
+  if (result.ok()) response = std::move(*result);
   return log.End(result.status());
 }
 

@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
-#include <cstdio>
 #include <thread>
 #include <utility>
 
@@ -76,10 +75,7 @@ absl::Status CheckGranted(Features asked, Features granted) {
 /// 0 without the disk.
 dev_t DiskNumberFromSysfs(const std::string& disk_name) {
   const auto text = ReadFile(absl::StrCat("/sys/block/", disk_name, "/dev"));
-  unsigned disk_major = 0;
-  unsigned disk_minor = 0;
-  if (!text.ok() || std::sscanf(text->c_str(), "%u:%u", &disk_major, &disk_minor) != 2) return 0;
-  return makedev(disk_major, disk_minor);
+  return text.ok() ? ParseDeviceNumber(*text).value_or(0) : 0;
 }
 
 }  // namespace

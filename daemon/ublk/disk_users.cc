@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <vector>
 
 #include "absl/strings/ascii.h"
@@ -31,11 +30,8 @@ std::vector<dev_t> DiskAndPartitions(const std::string& disk_name, dev_t disk) {
   for (const std::string& name : *names) {
     if (name.rfind(disk_name, 0) != 0) continue;
     const auto text = ReadFile(absl::StrCat(folder, "/", name, "/dev"));
-    unsigned device_major = 0;
-    unsigned device_minor = 0;
-    if (text.ok() && std::sscanf(text->c_str(), "%u:%u", &device_major, &device_minor) == 2) {
-      devices.push_back(makedev(device_major, device_minor));
-    }
+    if (!text.ok()) continue;
+    if (const auto device = ParseDeviceNumber(*text)) devices.push_back(*device);
   }
   return devices;
 }

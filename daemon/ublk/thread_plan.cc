@@ -11,7 +11,8 @@ std::vector<ThreadSpec> PlanThreads(uint32_t device_id, uint16_t depth, uint16_t
                                     const std::vector<cpu_set_t>& affinity) {
   const uint16_t comb = std::clamp<uint16_t>(threads_per_queue, 1, depth);
   std::vector<ThreadSpec> plan;
-  for (uint16_t queue = 0; queue < affinity.size(); ++queue) {
+  const auto queues = static_cast<uint16_t>(affinity.size());
+  for (uint16_t queue = 0; queue < queues; ++queue) {
     for (uint16_t first = 0; first < comb; ++first) {
       const auto count = static_cast<uint16_t>((depth - first + comb - 1) / comb);
       const std::string name = absl::StrCat("ublk", device_id, "-q", queue);

@@ -58,7 +58,7 @@ class FrameArena {
 
   Header* Take(size_t size_class);
 
-  static constinit thread_local FrameArena* current_;
+  static constinit thread_local FrameArena* current_;  // NOLINT(readability-identifier-naming)
 
   std::array<Header*, kClassCount> free_ = {};
   std::vector<std::unique_ptr<std::byte[]>> chunks_;

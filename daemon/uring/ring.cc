@@ -205,7 +205,7 @@ void Ring::RunOnce(bool wait) {
   if (options_.read_clock) batch_ns_ = MonotonicNs();
   for (; ready > 0; --ready) {
     const io_uring_cqe* cqe = ring_.cq.cqes + (*ring_.cq.khead & *ring_.cq.kring_mask);
-    auto& completion = *reinterpret_cast<Completion*>(static_cast<uintptr_t>(cqe->user_data));
+    auto& completion = *static_cast<Completion*>(io_uring_cqe_get_data(cqe));
     const int32_t result = cqe->res;
     // Given back before the coroutine runs, so that one that enters the ring finds room.
     io_uring_cq_advance(&ring_, 1);

@@ -108,7 +108,7 @@ class Ring {
     sqe->opcode = opcode;
     sqe->flags = file.registered ? IOSQE_FIXED_FILE : 0;
     sqe->fd = file.fd;
-    sqe->user_data = reinterpret_cast<uintptr_t>(&completion);
+    io_uring_sqe_set_data(sqe, &completion);
     ++in_flight_;
     return sqe;
   }

@@ -244,12 +244,12 @@ absl::StatusOr<DeviceView> DeviceManager::Attach(const Plan& plan, uint32_t id,
   options.on_unexpected_end = [this] { WakeHousekeeper(); };
   UBLKD_ASSIGN_OR_RETURN(std::shared_ptr<ServedDevice> device,
                          factory_.Create(options, std::move(target)));
-  return Publish(std::move(record), std::move(device));
+  return Publish(std::move(record), device);
 }
 
 // Shows a device that is live. What is in effect goes into the record as well.
 absl::StatusOr<DeviceView> DeviceManager::Publish(DeviceRecord record,
-                                                  std::shared_ptr<ServedDevice> device) {
+                                                  const std::shared_ptr<ServedDevice>& device) {
   const ublk::DeviceOptions& in_effect = device->options();
   record.flags = device->features().bits();
   record.spec.queues = in_effect.queues;

@@ -109,7 +109,8 @@ class DeviceManager {
   absl::StatusOr<std::unique_ptr<ublk::DeviceTarget>> MakeTarget(const Plan& plan) const;
   absl::StatusOr<DeviceView> Attach(const Plan& plan, uint32_t id,
                                     std::unique_ptr<ublk::DeviceTarget> target);
-  absl::StatusOr<DeviceView> Publish(DeviceRecord record, std::shared_ptr<ServedDevice> device);
+  absl::StatusOr<DeviceView> Publish(DeviceRecord record,
+                                     const std::shared_ptr<ServedDevice>& device);
   void GiveIdBack(uint32_t id);
 
   // Deletion.

@@ -6,7 +6,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
-#include <cstdio>
+#include <iostream>
 #include <memory>
 #include <string>
 
@@ -52,8 +52,7 @@ absl::Status Serve(const Arguments& arguments) {
   if (!target.ok()) return target.status();
   auto device = ublk::Device::Create(**control, arguments.device, *std::move(target));
   if (!device.ok()) return device.status();
-  std::printf("%s\n", (*device)->block_path().c_str());
-  std::fflush(stdout);
+  std::cout << (*device)->block_path() << '\n' << std::flush;
   int received = 0;
   sigwait(&ends, &received);
   return (*device)->Stop(ublk::StopMode::kForce);
@@ -77,6 +76,6 @@ int main(int argc, char** argv) {
 
   const absl::Status status = ublkd::Serve(arguments);
   if (status.ok()) return 0;
-  std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
+  std::cerr << status.message() << '\n';
   return 1;
 }

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include <filesystem>
 
@@ -66,6 +67,13 @@ TEST_F(FileTest, MakeDirectoriesMakesParentsAndIsRepeatable) {
   EXPECT_TRUE(MakeDirectories(folder_ + "/a/b/c").ok());
   EXPECT_TRUE(MakeDirectories(folder_ + "/a/b/c").ok());
   EXPECT_TRUE(std::filesystem::is_directory(folder_ + "/a/b/c"));
+}
+
+TEST(DeviceNumber, IsTwoNumbers) {
+  EXPECT_EQ(ParseDeviceNumber("259:17\n"), makedev(259, 17));
+  for (const char* text : {"", "8", "8:", ":1", "8:1:2", "8:x", "-8:1"}) {
+    EXPECT_EQ(ParseDeviceNumber(text), std::nullopt) << text;
+  }
 }
 
 TEST_F(FileTest, UniqueFdClosesOnce) {

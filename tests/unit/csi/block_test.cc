@@ -21,7 +21,6 @@ namespace {
 namespace pb = ::csi::v1;
 
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using Mode = pb::VolumeCapability::AccessMode;
 
 const CsiClient::Capability kBlock = CsiClient::Block();

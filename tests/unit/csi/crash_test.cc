@@ -15,7 +15,6 @@ namespace ublkd::csi {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 const CsiClient::Capability kExt4 = CsiClient::Mount("ext4");
@@ -144,7 +143,8 @@ TEST_F(CrashTest, KilledBeforeDuringAndAfterMkfs) {  // F3
   const std::string half = absl::StrCat(
       real,
       "; for last; do :; done; dd if=/dev/zero of=$last bs=4096 count=1 conv=notrunc 2>/dev/null");
-  for (const std::string& script : {stop, real + "; " + stop, half + "; " + stop}) {
+  for (const std::string& script :
+       {stop, absl::StrCat(real, "; ", stop), absl::StrCat(half, "; ", stop)}) {
     SCOPED_TRACE(script);
     MakeVolume("v");
     PutProgram("mkfs.ext4", script);

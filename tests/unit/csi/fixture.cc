@@ -12,10 +12,10 @@
 #include <unistd.h>
 
 #include <array>
-#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iostream>
 #include <sstream>
 #include <thread>
 
@@ -176,7 +176,7 @@ void CsiTest::RestartCsi() {
 
 void CsiTest::TearDown() {
   if (csi_ == nullptr) return;
-  if (HasFailure()) std::fputs(CsiLog().c_str(), stderr);
+  if (HasFailure()) std::cerr << CsiLog();
   EXPECT_THAT(MountsBelowKubelet(), ::testing::IsEmpty()) << "mounts are left over";
   EXPECT_EQ(CountLoops(work_), 0) << "devices are left over";
   EXPECT_TRUE(fs::is_empty(Path("state"))) << "records are left over";

@@ -24,7 +24,7 @@ namespace ublkd::csi {
 
 using test::CsiClient;
 
-inline constexpr int64_t kMiB = 1024 * 1024;
+inline constexpr int64_t kMiB = int64_t{1024} * 1024;
 /// Large enough for ext4, small enough to be quick.
 inline constexpr int64_t kSmallVolumeBytes = 32 * kMiB;
 inline constexpr int64_t kXfsVolumeBytes = 320 * kMiB;

@@ -142,7 +142,7 @@ class BrokenReads : public FormatTest {
 };
 
 TEST_F(BrokenReads, CannotTellIsNotBlank) {  // F1
-  for (const off_t offset : {off_t{0}, off_t{512 * 1024}, off_t{kSmallVolumeBytes - 4096}}) {
+  for (const off_t offset : {off_t{0}, off_t{512} * 1024, off_t{kSmallVolumeBytes - 4096}}) {
     const std::string id = MakeVolume("v");
     BreakWhenAttached(id, offset);
     const absl::Status status = client().Stage(id, Staging("v"), kExt4);

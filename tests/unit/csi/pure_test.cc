@@ -24,7 +24,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-constexpr int64_t kMiB = 1024 * 1024;
+constexpr int64_t kMiB = int64_t{1024} * 1024;
 
 api::Volume VolumeWith(api::Format::State state, const std::string& fs_type = "",
                        api::Content content = api::CONTENT_EMPTY) {

@@ -32,7 +32,7 @@ TEST_F(LayerTest, LayersStack) {
   EXPECT_EQ(queue.Read(0, buffer), Result::Error(EIO));
   EXPECT_EQ(queue.Read(4096, buffer), Result::Error(EIO));
   EXPECT_EQ(queue.Read(8192, buffer), Result::Ok());
-  EXPECT_TRUE(MakeDeviceTarget(std::move(target)).ok());
+  EXPECT_TRUE(MakeDeviceTarget(target).ok());
 }
 
 }  // namespace

@@ -106,7 +106,7 @@ TEST_F(RingTest, AnErrorAfterAShortWriteIsTheResult) {
   rlimit old_limit;
   ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &old_limit), 0);
   const rlimit limit = {.rlim_cur = kBlockBytes, .rlim_max = old_limit.rlim_max};
-  signal(SIGXFSZ, SIG_IGN);
+  (void)signal(SIGXFSZ, SIG_IGN);
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
   const auto ring = MakeRing();
   std::string data(2 * kBlockBytes, 'w');

@@ -3,6 +3,7 @@
 // A process that creates, formats and deletes volumes is killed at random moments; whatever it had
 // been told is done must be there afterwards, and nothing half-made.
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -22,6 +23,7 @@ namespace ublkd::volume {
 namespace {
 
 constexpr int kKills = 200;
+constexpr int kStartMs = 30'000;
 constexpr int kMaxDelayUs = 12'000;
 constexpr uint64_t kVolumeBytes = 64 << 10;
 constexpr char kUuid[] = "01234567-89ab-cdef-0123-456789abcdef";
@@ -123,6 +125,12 @@ TEST(FilePoolKill, TwoHundredKillsLoseNothingAndLeaveNothing) {
     ASSERT_GE(child, 0);
     if (child == 0) Work(dir.path(), states, reports[1]);
     close(reports[1]);
+    // Every other worker dies in the middle of its work, however slowly it starts; the rest may die
+    // while they open the pool.
+    pollfd working = {.fd = reports[0], .events = POLLIN, .revents = 0};
+    if (kill_number % 2 == 0) {
+      ASSERT_EQ(poll(&working, 1, kStartMs), 1);
+    }
     // The random moment of the kill, not a wait for something.
     std::this_thread::sleep_for(std::chrono::microseconds(delay_us(random)));
     ASSERT_EQ(kill(child, SIGKILL), 0);

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <iostream>
 #include <random>
 
 #include "tests/vm/driver/raw_server.h"
@@ -60,7 +61,7 @@ class Death : public testing::Test {
     const auto took = std::chrono::duration_cast<std::chrono::milliseconds>(
         std::chrono::steady_clock::now() - begin);
     RecordProperty("notice_ms", static_cast<int>(took.count()));
-    if (took > kNotice) std::printf("  slow: noticed after %d ms\n", int(took.count()));
+    if (took > kNotice) std::cout << "  slow: noticed after " << took.count() << " ms\n";
     EXPECT_FALSE(PathExists(device_->disk())) << "the disk of a dead device must go";
   }
 

@@ -33,7 +33,7 @@ namespace {
 class DriverEnvironment : public testing::Environment {
  public:
   void SetUp() override {
-    signal(SIGPIPE, SIG_IGN);
+    (void)signal(SIGPIPE, SIG_IGN);
     if (!PathExists("/dev/ublk-control")) {
       ASSERT_TRUE(LoadDriver()) << "the driver can't be loaded; is UBLK_DRV_KO right?";
     }
