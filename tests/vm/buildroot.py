@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Sequence
 
 import apt
 import cache
@@ -41,9 +42,14 @@ def bootstrap(codename: str, packages: list[str], folder: Path) -> None:
         lists.unlink()
 
 
-def compiler_root(codename: str) -> Path:
-    """A cached root of a suite that can compile kernel modules."""
-    packages = _COMPILER_PACKAGES[codename]
+def compiler(codename: str) -> str:
+    """The compiler with which a suite builds its kernels, such as `gcc-12`."""
+    return _COMPILER_PACKAGES[codename][0]
+
+
+def compiler_root(codename: str, more: Sequence[str] = ()) -> Path:
+    """A cached root of a suite that can compile kernel modules, and has `more` packages."""
+    packages = [*_COMPILER_PACKAGES[codename], *more]
 
     def build(folder: Path) -> None:
         tree = folder / "root"

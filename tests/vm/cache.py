@@ -163,6 +163,21 @@ def obtain(
     return entry
 
 
+def existing(kind: str, name: str) -> Path | None:
+    """An entry as it is, whatever it was made from, or None when there is no intact one.
+
+    Like that of obtain(), it can't change while this process lives.
+    """
+    entry = root() / kind / name
+    lock = _held.setdefault((kind, name), _open_lock(kind, name))
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    seen = manifest(entry)
+    if seen is None or not intact(entry, seen["key"]):
+        return None
+    os.utime(lock.name)
+    return entry
+
+
 def check_all() -> list[Path]:
     """Reads every byte of every entry; removes and returns the damaged ones."""
     damaged = []

@@ -15,7 +15,7 @@ import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import apt
 import cache
@@ -24,6 +24,8 @@ import host
 _RESOLVE_EVERY_SECONDS = 24 * 60 * 60
 _META_PACKAGES = ("linux-image-cloud-amd64", "linux-headers-cloud-amd64")
 _KERNEL_PACKAGE = re.compile(r"linux-(image|binary|modules|headers|kbuild|base)-\S+")
+FACTS = "kernel.json"  # Describes a kernel that is not Debian's.
+DEBUG_SUFFIX = "-debug"  # What debugkernel.py builds: `6.1-debug`.
 _FORMAT = 1  # Counts up when what is made of the packages changes.
 
 
@@ -45,7 +47,11 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class Kernel:
-    """The files of one kernel, all below `tree`; `kdir` is what `make -C` and KDIR= take."""
+    """The files of one kernel, all below `tree`; `kdir` is what `make -C` and KDIR= take.
+
+    `memory_mib` is what a guest with it has, unless it is given more or less; it takes `patience`
+    times as long as a stock kernel.
+    """
 
     name: str
     release: str
@@ -54,6 +60,8 @@ class Kernel:
     modules: str
     kdir: str
     build_suite: str
+    memory_mib: int = 1536
+    patience: int = 1
 
     def json(self) -> str:
         """The paths as JSON text."""
@@ -77,14 +85,23 @@ def _closure(archive: apt.Archive) -> list[apt.Package]:
     return sorted(found.values(), key=lambda package: package.name)
 
 
-def _archive(name: str) -> apt.Archive:
+def archive_of(name: str) -> apt.Archive:
+    """The archive that a kernel comes from."""
     source = SOURCES[name]
     return apt.Archive(f"kernel-{name}", source.suites, source.prefer)
 
 
-def _resolve(name: str, max_age_seconds: int) -> list[apt.Package]:
-    """The packages of a kernel as the archive told them, asked again when that is too long ago."""
-    memory = cache.root() / "kernels" / f"{name}.resolved.json"
+def resolve(
+    name: str,
+    what: str,
+    choose: Callable[[apt.Archive], list[apt.Package]],
+    max_age_seconds: int = _RESOLVE_EVERY_SECONDS,
+) -> list[apt.Package]:
+    """The packages that `choose` finds in a kernel's archive, asked again after some time.
+
+    `what` names them in file names and messages: kernel, source.
+    """
+    memory = cache.root() / "kernels" / f"{name}.{what}.json"
     memory.parent.mkdir(parents=True, exist_ok=True)
     with cache.Mutex(f"resolve-{name}"):
         known: list[apt.Package] = []
@@ -96,14 +113,14 @@ def _resolve(name: str, max_age_seconds: int) -> list[apt.Package]:
         except (OSError, ValueError, TypeError):
             pass
         try:
-            with host.step(f"asking the archive for the newest {name} kernel"):
-                archive = _archive(name)
+            with host.step(f"asking the archive for the newest {name} {what}"):
+                archive = archive_of(name)
                 archive.update()
-                packages = _closure(archive)
+                packages = choose(archive)
         except host.Failure as failure:
             if not known:
                 raise
-            host.say(f"{failure}; going on with the kernel that is in the cache", level=0)
+            host.say(f"{failure}; going on with the {what} that is in the cache", level=0)
             return known
         fresh = memory.with_suffix(".new")
         fresh.write_text(json.dumps([asdict(package) for package in packages], indent=1))
@@ -158,7 +175,7 @@ def _find_image(tree: Path) -> Path:
 def _build(name: str, packages: list[apt.Package], folder: Path) -> None:
     """Fills a cache folder with a kernel, its modules and its headers."""
     final = cache.root() / "kernels" / name
-    archive = _archive(name)
+    archive = archive_of(name)
     debs = folder / "debs"
     debs.mkdir()
     with host.step(f"downloading kernel {name} ({len(packages)} packages)"):
@@ -195,9 +212,9 @@ def _describe(name: str, entry: Path) -> Kernel:
     )
 
 
-def _custom(folder: Path) -> Kernel:
+def custom(folder: Path) -> Kernel:
     """A kernel that somebody built: a folder with kernel.json, its paths relative to the folder."""
-    path = folder / "kernel.json"
+    path = folder / FACTS
     try:
         fields: dict[str, Any] = json.loads(path.read_text())
         for key in ("vmlinuz", "modules", "kdir"):
@@ -212,17 +229,25 @@ def _custom(folder: Path) -> Kernel:
 def fetch(name: str) -> Kernel:
     """A kernel ready for use, by its short name or by a folder that holds a kernel.json."""
     if "/" in name and Path(name).is_dir():
-        return _custom(Path(name).resolve())
+        return custom(Path(name).resolve())
+    if name.endswith(DEBUG_SUFFIX) and name.removesuffix(DEBUG_SUFFIX) in SOURCES:
+        entry = cache.existing("kernels", name)
+        if entry is None:
+            raise host.Failure(
+                f"kernel {name}: it is not built yet; "
+                f"run `./run vm-kernel --debug {name.removesuffix(DEBUG_SUFFIX)}`"
+            )
+        return custom(entry)
     if name not in SOURCES:
         raise host.Failure(
             f"kernel {name}: unknown; use one of {', '.join(SOURCES)}, or a folder with kernel.json"
         )
-    packages = _resolve(name, _RESOLVE_EVERY_SECONDS)
+    packages = resolve(name, "kernel", _closure)
     try:
         return _obtain(name, packages)
     except host.Failure:
         # The version of yesterday may be gone from the archive.
-        newest = _resolve(name, 0)
+        newest = resolve(name, "kernel", _closure, max_age_seconds=0)
         if newest == packages:
             raise
         return _obtain(name, newest)

@@ -106,6 +106,7 @@ class Spec:
     folder: Path
     cpus: int = 2
     memory_mib: int = 1536
+    patience: int = 1  # How many times longer than a stock kernel this one takes.
     icount: bool = False
     interactive: bool = False
     append: list[str] = field(default_factory=list)

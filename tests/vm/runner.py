@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import tarfile
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ _MIB = 1024 * 1024
 _KIB_PER_MIB = 1024
 _MOST_BOOTS = 3
 _FAULTS = "UBLKD_VM_FAULTS"
+_PASSED_ON = ("GTEST_FILTER",)  # Variables of this process that the guest's program gets as well.
 
 
 @dataclass
@@ -38,7 +40,7 @@ class Order:
     adds: list[tuple[Path, str]] = field(default_factory=list)
     out: Path | None = None
     cpus: int = 2
-    memory_mib: int = 1536
+    memory_mib: int | None = None  # None takes what the kernel needs.
     scratch_mib: int = 0
     ramdisk_mib: int = 0
     limit_seconds: float = 600.0
@@ -96,6 +98,9 @@ def _orders_for_guest(order: Order) -> dict[str, str]:
         settings.append(f"RAMDISK_KIB={order.ramdisk_mib * _KIB_PER_MIB}")
     if order.interactive:
         settings.append("INTERACTIVE=1")
+    for name in _PASSED_ON:
+        if name in os.environ:
+            settings.append(f"export {name}={shlex.quote(os.environ[name])}")
     return {
         "settings": "".join(f"{line}\n" for line in settings),
         "command": "".join(f"{word}\0" for word in order.words),
@@ -113,8 +118,9 @@ def _fault(boot: int) -> machine.Fault | None:
         raise host.Failure(f"reading ${_FAULTS}: {error}; it takes {known}") from error
 
 
-def _prepare(order: Order, folder: Path, boot: int) -> machine.Spec:
-    kernel = kernels.fetch(order.kernel)
+def _prepare(
+    order: Order, kernel: kernels.Kernel, memory_mib: int, folder: Path, boot: int
+) -> machine.Spec:
     disks = [
         machine.Disk("root", images.userland(), shared=True),
         machine.Disk("modules", images.modules_disk(kernel), shared=True),
@@ -130,7 +136,8 @@ def _prepare(order: Order, folder: Path, boot: int) -> machine.Spec:
         disks=disks,
         folder=folder,
         cpus=order.cpus,
-        memory_mib=order.memory_mib + order.ramdisk_mib,
+        memory_mib=memory_mib,
+        patience=kernel.patience,
         icount=order.icount,
         interactive=order.interactive,
         append=order.append,
@@ -247,8 +254,10 @@ def _emulator_failure(order: Order, report: session.Report) -> str | None:
 def _boot(order: Order, boot: int) -> int | None:
     """One boot; the command's exit status, or None when the next boot may go better."""
     last = boot + 1 == _MOST_BOOTS
-    with machine.run_folder((order.scratch_mib + order.memory_mib) * _MIB) as folder:
-        spec = _prepare(order, folder, boot)
+    kernel = kernels.fetch(order.kernel)
+    memory_mib = (order.memory_mib or kernel.memory_mib) + order.ramdisk_mib
+    with machine.run_folder((order.scratch_mib + memory_mib) * _MIB) as folder:
+        spec = _prepare(order, kernel, memory_mib, folder, boot)
         host.say(f"booting {order.kernel}")
         limits = order.limit_seconds, order.silence_seconds
         report = session.Session(spec, *limits, rescue=last).follow()

@@ -19,6 +19,7 @@ from typing import Any
 from unittest import mock
 
 import cache
+import debugkernel
 import host
 import verdict
 
@@ -31,10 +32,12 @@ _BOOT_LIMIT_SECONDS = 30.0
 class Guest:
     """One guest run by the command line tool, in a folder of its own."""
 
-    def __init__(self, words: list[str], *options: str, faults: str = "") -> None:
+    def __init__(
+        self, words: list[str], *options: str, faults: str = "", kernel: str = _KERNEL
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self.out = Path(self._folder.name) / "out"
-        argv = [sys.executable, str(_VM), "run", _KERNEL, "--out", str(self.out)]
+        argv = [sys.executable, str(_VM), "run", kernel, "--out", str(self.out)]
         argv += ["--timeout", str(_LIMIT_SECONDS), *options, "--", *words]
         self._command = shlex.join(argv)
         self._process = subprocess.Popen(
@@ -283,6 +286,35 @@ class Cache(unittest.TestCase):
             self.start().join()
             self.assertEqual(self.builds(), expected, f"after the file became {damage!r}")
             self.assertEqual(file.read_text(), "content")
+
+
+    def test_an_entry_is_found_without_its_key_unless_it_is_damaged(self) -> None:
+        def look() -> None:
+            assert cache.existing("kind", "name") is None
+            entry = cache.obtain("kind", "name", "key", lambda folder: (folder / "file").touch())
+            assert cache.existing("kind", "name") == entry
+            (entry / "file").write_text("damaged")
+            assert cache.existing("kind", "name") is None
+
+        worker = multiprocessing.Process(target=look)
+        worker.start()
+        worker.join()
+        self.assertEqual(worker.exitcode, 0)
+
+
+class DebugConfiguration(unittest.TestCase):
+    """A debug kernel has what was asked for."""
+
+    def test_a_line_that_a_kernel_knows_and_did_not_take_is_found(self) -> None:
+        with tempfile.TemporaryDirectory() as name:
+            tree = Path(name)
+            text = "config GOT\nmenuconfig LOST\nconfig OFF\nconfig STAYED\n"
+            (tree / "Kconfig").write_text(text)
+            wanted = ["CONFIG_GOT=y", "CONFIG_LOST=y", "CONFIG_NEVER=y"]
+            wanted += ["CONFIG_OFF=n", "CONFIG_STAYED=n"]
+            taken = "CONFIG_GOT=y\n# CONFIG_OFF is not set\nCONFIG_STAYED=m\n"
+            lost = debugkernel.lost_lines(wanted, taken, tree)
+        self.assertEqual(lost, ["CONFIG_LOST=y", "CONFIG_STAYED=n"])
 
 
 def main() -> int:

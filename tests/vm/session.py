@@ -18,6 +18,7 @@ import verdict
 _CHUNK_BYTES = 1 << 16
 _TICK_SECONDS = 0.5
 _UNDISTURBED_SECONDS = 20.0  # At most; the clocks are set after two or three.
+# These three are for a stock kernel; Spec.patience times as much for one that is slow.
 SILENCE_SECONDS = 30.0  # A sound guest was never seen to say nothing for longer than ten.
 _COLLECT_SECONDS = 60.0
 _SHUTDOWN_SECONDS = 15.0
@@ -70,8 +71,9 @@ class Session:
         self._calm = False
         self._begin = time.monotonic()
         self._limit_seconds = limit_seconds
+        self._patience = spec.patience
         self._deadline = math.inf
-        self._silence_limit_seconds = silence_seconds
+        self._silence_limit_seconds = silence_seconds * spec.patience
         self._silence_seconds = 0.0
         self._heard_characters = 0
         self._looked_at = self._begin
@@ -183,7 +185,8 @@ class Session:
                 host.say(f"the program starts ({report.started_after:.1f} s after power on)", 2)
             elif word == "exit":
                 report.status = int(rest)
-                self._deadline = max(self._deadline, time.monotonic() + _COLLECT_SECONDS)
+                collected = time.monotonic() + _COLLECT_SECONDS * self._patience
+                self._deadline = max(self._deadline, collected)
             elif word == "missing":
                 report.missing_program = True
             elif word == "stuck":
@@ -192,7 +195,7 @@ class Session:
                 report.broken.append(rest)
             elif word == "files":
                 report.files_complete = True
-                self._deadline = time.monotonic() + _SHUTDOWN_SECONDS
+                self._deadline = time.monotonic() + _SHUTDOWN_SECONDS * self._patience
 
     def _next_rescue(self) -> bool:
         """The time is up: takes the next step to learn why; False when there is none left."""
@@ -215,5 +218,5 @@ class Session:
                 self._machine.magic_key(key)
         else:
             self._machine.interrupt()
-        self._deadline = time.monotonic() + rescue.seconds
+        self._deadline = time.monotonic() + rescue.seconds * self._patience
         return True

@@ -15,6 +15,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import cache  # noqa: E402
+import debugkernel  # noqa: E402
 import emulator  # noqa: E402
 import hostsetup  # noqa: E402
 import host  # noqa: E402
@@ -24,7 +25,10 @@ import kmod  # noqa: E402
 import runner  # noqa: E402
 import session  # noqa: E402
 
-_KERNEL_HELP = f"{', '.join(kernels.SOURCES)}, or a folder that holds a kernel.json"
+_KERNEL_HELP = (
+    f"{', '.join(kernels.SOURCES)}, one of these with -debug (see debug-kernel), or a folder that "
+    "holds a kernel.json"
+)
 _RUN_EPILOG = """
 The program runs as root. Its output goes to stdout as it comes; the harness speaks on stderr.
 In the guest: the payload is at /opt/ublkd (read-only), what the program leaves in /out comes back
@@ -81,7 +85,7 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
     run.add_argument("--out", type=Path, metavar="DIR", help="where /out and the logs come back to")
     run.add_argument("--smp", type=int, default=2, metavar="N", help="processors (default 2)")
     run.add_argument(
-        "--mem", type=int, default=1536, metavar="MIB", help="memory in MiB (default 1536)"
+        "--mem", type=int, metavar="MIB", help="memory in MiB (default 1536, a debug kernel 2048)"
     )
     run.add_argument(
         "--scratch", type=_mebibytes, default=0, metavar="SIZE", help="size of /scratch, as 2G"
@@ -145,6 +149,16 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("kernel", metavar="KERNEL", help=_KERNEL_HELP)
     build.add_argument("driver", type=_folder, metavar="DRIVER_DIR", help="folder with a Makefile")
     build.add_argument("out", type=Path, metavar="OUT_DIR", help="where the .ko files go")
+    debug = commands.add_parser(
+        "debug-kernel",
+        help="compile a kernel that watches drivers, print its folder",
+        description="Compiles a kernel with KASAN, lockdep, kmemleak and more, for the other "
+        "commands to use as KERNEL-debug, and prints its folder.",
+    )
+    debug.add_argument("kernel", metavar="KERNEL", choices=debugkernel.KERNELS, help="6.1 or 7.x")
+    debug.add_argument(
+        "--check", action="store_true", help="boot it, and prove that it notices what it should"
+    )
     prepare = commands.add_parser("prepare", help="make all caches that `run` needs")
     prepare.add_argument("kernels", metavar="KERNEL", nargs="+", help=_KERNEL_HELP)
     _add_run(commands)
@@ -182,6 +196,17 @@ def _run(options: argparse.Namespace, words: list[str]) -> int:
     )
 
 
+def _debug_kernel(name: str, check: bool) -> int:
+    kernel = debugkernel.obtain(name)
+    status = 0
+    if check:
+        import debugtest
+
+        status = debugtest.main(kernel.name)
+    print(kernel.tree)
+    return status
+
+
 def _dispatch(options: argparse.Namespace, words: list[str]) -> int:
     if options.command == "setup":
         hostsetup.setup()
@@ -190,6 +215,8 @@ def _dispatch(options: argparse.Namespace, words: list[str]) -> int:
     elif options.command == "kmod":
         modules = kmod.build(options.kernel, options.driver, options.out)
         print(json.dumps({"modules": [str(path) for path in modules]}))
+    elif options.command == "debug-kernel":
+        return _debug_kernel(options.kernel, options.check)
     elif options.command == "prepare":
         emulator.command()
         images.userland()
