@@ -13,6 +13,7 @@ import host
 _COMPILER_PACKAGES = {
     "bookworm": ["gcc-12", "make", "libelf1", "pahole"],
     "trixie": ["gcc-14", "make", "libelf1t64", "pahole"],
+    "forky": ["gcc", "make"],
 }
 _EXCLUDED = ["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*"]
 

@@ -23,11 +23,11 @@ _APPLETS = ("sh", "mount", "umount", "insmod", "mkdir", "ln", "cp", "cat", "slee
 _EXT4_READ_ONLY = "^has_journal,^resize_inode"
 
 
-def _package_list(codename: str) -> tuple[list[str], list[tuple[str, str]]]:
+def _package_list(path: Path, codename: str) -> tuple[list[str], list[tuple[str, str]]]:
     """The packages for a suite, and the single files to take: (path, package)."""
     packages: list[str] = []
     files: list[tuple[str, str]] = []
-    for raw in (GUEST / "packages.txt").read_text().splitlines():
+    for raw in path.read_text().splitlines():
         line = raw.split("#")[0].strip()
         suite, colon, rest = line.partition(": ")
         if colon:
@@ -76,15 +76,15 @@ def _take_files(codename: str, files: list[tuple[str, str]], tree: Path, scratch
     shutil.rmtree(scratch)
 
 
-def userland() -> Path:
-    """The root disk's image: this machine's suite with the packages of guest/packages.txt."""
-    codename = host.os_codename()
-    packages, files = _package_list(codename)
+def userland(listed: Path = GUEST / "packages.txt", suite: str | None = None) -> Path:
+    """A root disk's image: a suite (this machine's) with the packages that a file lists."""
+    codename = suite or host.os_codename()
+    packages, files = _package_list(listed, codename)
 
     def build(folder: Path) -> None:
         tree = folder / "tree"
         tree.mkdir()
-        with host.step(f"making the guest's {codename} userland (once, {len(packages)} packages)"):
+        with host.step(f"making a {codename} userland (once, {len(packages)} packages)"):
             buildroot.bootstrap(codename, packages, tree)
             _take_files(codename, files, tree, folder / "single")
             for name in ("opt/ublkd", "scratch", "ramdisk", "out"):

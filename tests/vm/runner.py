@@ -36,6 +36,7 @@ class Order:
 
     kernel: str
     words: list[str]
+    root: Path | None = None  # The root disk's image, if it is not the harness' own userland.
     payload: Path | None = None
     adds: list[tuple[Path, str]] = field(default_factory=list)
     out: Path | None = None
@@ -122,7 +123,7 @@ def _prepare(
     order: Order, kernel: kernels.Kernel, memory_mib: int, folder: Path, boot: int
 ) -> machine.Spec:
     disks = [
-        machine.Disk("root", images.userland(), shared=True),
+        machine.Disk("root", order.root or images.userland(), shared=True),
         machine.Disk("modules", images.modules_disk(kernel), shared=True),
     ]
     for disk in (_payload_disk(order, folder), _scratch_disk(order, folder)):

@@ -21,6 +21,7 @@ from unittest import mock
 import cache
 import debugkernel
 import host
+import kselftest
 import verdict
 
 _KERNEL = os.environ.get("UBLKD_VM_KERNEL", "6.1")
@@ -315,6 +316,41 @@ class DebugConfiguration(unittest.TestCase):
             taken = "CONFIG_GOT=y\n# CONFIG_OFF is not set\nCONFIG_STAYED=m\n"
             lost = debugkernel.lost_lines(wanted, taken, tree)
         self.assertEqual(lost, ["CONFIG_LOST=y", "CONFIG_STAYED=n"])
+
+
+class KernelSelftests(unittest.TestCase):
+    """What is made of the words of a guest that runs the kernel's own tests."""
+
+    def follow(self, *lines: str) -> tuple[list[tuple[str, str]], str | None]:
+        """The outcomes and reasons, and the test that the guest did not end."""
+        results: list[kselftest.Result] = []
+        reader = kselftest.Reader([re.compile("harmless")], 300, results.append)
+        unfinished = reader.follow(f"{line}\n" for line in lines)
+        return [(result.outcome, result.reason) for result in results], unfinished
+
+    def test_the_status_decides(self) -> None:
+        lines = "begin a_01|end a_01 0 3|begin a_02|end a_02 4 1|begin a_03|end a_03 255 2"
+        found, unfinished = self.follow(*lines.split("|"))
+        self.assertEqual(found, [("pass", ""), ("skip", ""), ("fail", "exit status 255")])
+        self.assertIsNone(unfinished)
+
+    def test_a_kernel_complaint_fails_a_test_that_passed(self) -> None:
+        for text, expected in (("harmless", "pass"), ("WARNING: x", "fail")):
+            found, _ = self.follow("begin a_01", f"kmsg 4,1,2,-;{text}", "end a_01 0 3")
+            self.assertEqual(found[0][0], expected, found)
+
+    def test_a_reason_is_the_last_words_and_the_last_condition(self) -> None:
+        said = ("said ublk selftest: a_01 starting at x", "said no luck", "said a_01 : [SKIP]")
+        step = "step ++ _have_program bpftrace"
+        found, _ = self.follow("begin a_01", *said, step, "end a_01 4 1")
+        self.assertEqual(found, [("skip", "no luck, after `_have_program bpftrace`")])
+        found, _ = self.follow("begin a_01", said[0], step, "end a_01 4 1")
+        self.assertEqual(found, [("skip", "after `_have_program bpftrace`")])
+
+    def test_the_time_limit_and_the_end_of_a_guest_are_told(self) -> None:
+        found, unfinished = self.follow("begin a_01", "end a_01 124 300", "begin a_02", "said x")
+        self.assertEqual(found, [("fail", "took longer than 300 s")])
+        self.assertEqual(unfinished, "a_02")
 
 
 def main() -> int:

@@ -49,15 +49,20 @@ def _unescape(text: str) -> str:
 
 
 def read_kmsg(path: Path) -> list[Message]:
+    """The messages of a file with a dump of /dev/kmsg."""
+    return parse_kmsg(path.read_text(errors="replace"))
+
+
+def parse_kmsg(text: str) -> list[Message]:
     """The messages of a /dev/kmsg dump: `priority,sequence,microseconds,flags;text`."""
     messages = []
-    for line in path.read_text(errors="replace").splitlines():
-        head, semicolon, text = line.partition(";")
+    for line in text.splitlines():
+        head, semicolon, body = line.partition(";")
         fields = head.split(",")
         if line.startswith(" ") or not semicolon or len(fields) < 3:
             continue
         level = int(fields[0]) & _LEVEL_MASK
-        messages.append(Message(level, int(fields[2]) / 1e6, _unescape(text)))
+        messages.append(Message(level, int(fields[2]) / 1e6, _unescape(body)))
     return messages
 
 

@@ -22,6 +22,7 @@ import host  # noqa: E402
 import images  # noqa: E402
 import kernels  # noqa: E402
 import kmod  # noqa: E402
+import kselftest  # noqa: E402
 import runner  # noqa: E402
 import session  # noqa: E402
 
@@ -73,6 +74,9 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     run.add_argument("kernel", metavar="KERNEL", help=_KERNEL_HELP)
+    run.add_argument(
+        "--root", type=Path, metavar="IMAGE", help="a root disk in place of the harness' own"
+    )
     run.add_argument("--payload", type=_folder, metavar="DIR", help="folder for /opt/ublkd")
     run.add_argument(
         "--add",
@@ -132,6 +136,33 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
     )
 
 
+def _add_kselftest(commands: argparse._SubParsersAction) -> None:
+    tests = commands.add_parser(
+        "kselftest",
+        help="run the kernel's own ublk selftests",
+        description="Runs the ublk selftests of the newest kernel's source with our driver. A test "
+        "fails when its script fails or the kernel complains. Prints a table; DIR gets "
+        "results.json, and for each guest what the scripts printed and what the kernel said.",
+    )
+    tests.add_argument(
+        "names", metavar="NAME", nargs="*", help="null_01, or null for all of a kind; default all"
+    )
+    tests.add_argument(
+        "--kernels",
+        type=lambda text: text.split(","),
+        default=list(kernels.SOURCES),
+        metavar="K,...",
+        help=f"default {','.join(kernels.SOURCES)}",
+    )
+    tests.add_argument("--stock", action="store_true", help="the kernel's own driver, not ours")
+    tests.add_argument(
+        "--limit", type=int, default=300, metavar="S", help="seconds for one test (default 300)"
+    )
+    tests.add_argument(
+        "--out", type=Path, default=kselftest.OUT, metavar="DIR", help="default: build/kselftest"
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vm.py",
@@ -164,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     commands.add_parser("check", help="read all caches again, and remove what is damaged")
     commands.add_parser("selftest", help="prove that the harness itself works")
+    _add_kselftest(commands)
     for command in commands.choices.values():
         command.add_argument("-q", "--quiet", action="store_true", default=argparse.SUPPRESS)
         command.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS)
@@ -179,6 +211,7 @@ def _run(options: argparse.Namespace, words: list[str]) -> int:
         runner.Order(
             kernel=options.kernel,
             words=words,
+            root=options.root,
             payload=options.payload,
             adds=options.add,
             out=options.out,
@@ -225,6 +258,16 @@ def _dispatch(options: argparse.Namespace, words: list[str]) -> int:
     elif options.command == "check":
         for entry in cache.check_all():
             print(f"{entry} was damaged and is removed; it will be made again when it is needed")
+    elif options.command == "kselftest":
+        return kselftest.run(
+            kselftest.Options(
+                kernels=options.kernels,
+                names=options.names,
+                stock=options.stock,
+                limit_seconds=options.limit,
+                out=options.out.resolve(),
+            )
+        )
     elif options.command == "selftest":
         import selftest
 
