@@ -11,6 +11,10 @@ import subprocess
 import sys
 import tempfile
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "vm"))
+
+import images  # noqa: E402
+
 HERE = pathlib.Path(__file__).resolve().parent
 VM = HERE.parent / "vm" / "vm.py"
 DRIVER = HERE.parent.parent / "driver"
@@ -31,11 +35,20 @@ MUSTS = (
 )
 
 
+# Ours and the kernel's own driver under the same server: never more, in any cell.
+STOCK_SUBJECTS = ("null", "file")
+STOCK_BOUND = 1.00
+# What a profile is made of when nothing else is asked for.
+PROFILED = ["--subjects", "null,file", "--depths", "1,32b", "--patterns", "randread"]
+MOST_FUNCTIONS = 40
+
+
 def run(command, **options):
     return subprocess.run([str(part) for part in command], check=True, **options)
 
 
-def measure(kernel, server, stock, quick):
+def measure(kernel, server, stock, quick, profiles):
+    """The costs by row; `profiles`, if it is not None, gets the functions of some of them."""
     with tempfile.TemporaryDirectory(prefix="ublkd-bench-") as folder:
         out = pathlib.Path(folder) / "out"
         command = [VM, "run", kernel, "--quiet", "--icount", "--ramdisk", RAMDISK, "--mem",
@@ -48,9 +61,16 @@ def measure(kernel, server, stock, quick):
             run([VM, "kmod", kernel, DRIVER, module], stdout=subprocess.DEVNULL)
             command += ["--add", f"{module}:/opt/bench/module"]
             guest += ["--driver", "/opt/bench/module/ublk_drv.ko"]
-        if quick:
+        if profiles is not None:
+            root = images.userland([images.PACKAGES, HERE / "packages.txt"])
+            command += ["--root", root]
+            guest += ["--profile", "/out/profile.json", *PROFILED]
+        elif quick:
             guest += ["--subjects", "loop,null,file", "--patterns", "randread"]
         run([*command, "--", "python3", *guest], stdout=sys.stderr)
+        if profiles is not None:
+            found = json.loads((out / "profile.json").read_text(encoding="utf-8"))
+            profiles[kernel + (" stock" if stock else "")] = found
         return json.loads((out / "bench.json").read_text(encoding="utf-8"))
 
 
@@ -79,22 +99,48 @@ def check_musts(results):
     return good
 
 
+def check_stock(results):
+    """True when our driver costs no more than the kernel's own, in each cell."""
+    good = True
+    for column, costs in results.items():
+        stock = results.get(column + " stock", {})
+        for row in (row for row in costs if row in stock and row.split()[0] in STOCK_SUBJECTS):
+            ratio = costs[row] / stock[row]
+            verdict = "ok" if ratio <= STOCK_BOUND else "TOO MUCH"
+            good = good and ratio <= STOCK_BOUND
+            print(f"{column:>12}  {row}, ours to the kernel's driver: {ratio:.3f}, "
+                  f"must be <= {STOCK_BOUND:.2f}: {verdict}")
+    return good
+
+
+def print_profiles(profiles):
+    for column, rows in profiles.items():
+        for row, functions in rows.items():
+            print(f"\n{column}, {row}: instructions of one I/O by function")
+            for count, place, function in functions[:MOST_FUNCTIONS]:
+                print(f"{count:>8}  {place:24} {function}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--server", required=True, help="the built serve_device program")
     parser.add_argument("--kernels", default="6.1,6.12", help="names for vm.py, with commas")
     parser.add_argument("--stock", action="store_true", help="also the kernel's own driver, where it has one")
     parser.add_argument("--quick", action="store_true", help="reads of loop, null and file alone")
+    parser.add_argument("--profile", action="store_true",
+                        help="where the instructions of null and file reads go, by function")
     parser.add_argument("--output", type=pathlib.Path, help="JSON goes here")
     arguments = parser.parse_args()
 
     results = {}
+    profiles = {} if arguments.profile else None
     for kernel in arguments.kernels.split(","):
-        results[kernel] = measure(kernel, arguments.server, False, arguments.quick)
-        if arguments.stock and kernel != "6.1":
-            results[kernel + " stock"] = measure(kernel, arguments.server, True, arguments.quick)
+        for stock in (False, True) if arguments.stock and kernel != "6.1" else (False,):
+            column = kernel + (" stock" if stock else "")
+            results[column] = measure(kernel, arguments.server, stock, arguments.quick, profiles)
     print_table(results)
-    good = check_musts(results)
+    print_profiles(profiles or {})
+    good = check_musts(results) & check_stock(results)
     if arguments.output:
         arguments.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return 0 if good else 1

@@ -16,15 +16,20 @@ import time
 NS_PER_SECOND = 1_000_000_000
 BATCH = 8
 FILE_MIB = 256
+SAMPLES_PER_SECOND = 25_000
 START_TIMEOUT_S = 120
 RAMDISK_FOLDER = "/ramdisk"
 FILE_PATH = RAMDISK_FOLDER + "/disk"
 
 
-def fio(path, pattern, depth, reaps_batches, runtime_ms):
-    """Instructions for each I/O. fio submits in batches, and reaps one by one or in batches too."""
+def fio(path, pattern, depth, runtime_ms, before=()):
+    """Instructions for each I/O. fio submits in batches, and reaps one by one, or in batches when
+    the depth ends with a b. `before` are words to start fio with."""
+    reaps_batches = depth.endswith("b")
+    depth = int(depth.rstrip("b"))
     batch = min(BATCH, depth)
     command = [
+        *before,
         "fio", "--name=bench", f"--filename={path}", f"--rw={pattern}", "--bs=4k", "--direct=1",
         "--ioengine=io_uring", f"--iodepth={depth}", f"--iodepth_batch_submit={batch}",
         f"--iodepth_batch_complete_max={batch if reaps_batches else 1}",
@@ -38,6 +43,25 @@ def fio(path, pattern, depth, reaps_batches, runtime_ms):
         raise SystemExit(f"fio on {path} failed with errno {job['error']}")
     iops = job["read" if pattern == "randread" else "write"]["iops"]
     return round(NS_PER_SECOND / iops)
+
+
+def profile(path, pattern, depth, runtime_ms, cost):
+    """The instructions of one I/O by function: [[instructions, program or module, function]]. The
+    clock counts instructions, so samples by the clock are samples by instruction."""
+    data = "/tmp/perf.data"
+    record = ["perf", "record", "-a", "-q", "-e", "cpu-clock", "-F", str(SAMPLES_PER_SECOND),
+              "-o", data, "--"]
+    fio(path, pattern, depth, runtime_ms, record)
+    report = ["perf", "report", "-i", data, "--stdio", "-q", "--no-children", "--percent-limit",
+              "0.3", "--sort", "dso,symbol", "-t", "|"]
+    text = subprocess.run(report, check=True, capture_output=True, text=True).stdout
+    rows = []
+    for line in text.splitlines():
+        share, *names = (cell.strip() for cell in line.split("|"))
+        if share.endswith("%") and len(names) == 2:
+            function = names[1].split("] ")[-1]
+            rows.append([round(float(share[:-1]) / 100 * cost), names[0].strip("[]"), function])
+    return rows
 
 
 @contextlib.contextmanager
@@ -103,6 +127,7 @@ def main():
     parser.add_argument("--depths", default="1,32,32b", help="queue depths; b: reaped in batches")
     parser.add_argument("--patterns", default="randread,randwrite")
     parser.add_argument("--runtime-ms", type=int, default=400)
+    parser.add_argument("--profile", help="instructions by function go to this file; needs perf")
     parser.add_argument("--driver", help="module file; the kernel's own without it")
     arguments = parser.parse_args()
 
@@ -121,15 +146,21 @@ def main():
         "ramdisk": ramdisk,
     }
     results = {}
+    profiles = {}
     for subject in arguments.subjects.split(","):
         with makers[subject]() as path:
             quiet()
             for depth in arguments.depths.split(","):
                 for pattern in arguments.patterns.split(","):
-                    cost = fio(path, pattern, int(depth.rstrip("b")), depth.endswith("b"),
-                               arguments.runtime_ms)
-                    results[f"{subject} qd{depth} {pattern}"] = cost
+                    cost = fio(path, pattern, depth, arguments.runtime_ms)
+                    row = f"{subject} qd{depth} {pattern}"
+                    results[row] = cost
                     print(f"{subject:>16} qd{depth:<4} {pattern:>9} {cost:>7}", flush=True)
+                    if arguments.profile:
+                        profiles[row] = profile(path, pattern, depth, arguments.runtime_ms, cost)
+    if arguments.profile:
+        with open(arguments.profile, "w", encoding="utf-8") as output:
+            json.dump(profiles, output, indent=1)
     with open(arguments.output, "w", encoding="utf-8") as output:
         json.dump(results, output, indent=1)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import Sequence
 
 import apt
 import buildroot
@@ -15,6 +16,7 @@ import host
 import kernels
 
 GUEST = Path(__file__).resolve().parent / "guest"
+PACKAGES = GUEST / "packages.txt"
 _MIB = 1024 * 1024
 _ROOM_MIB = 1024  # Free space on the root disk; a sparse file, so it costs nothing.
 _FORMAT = 3  # Counts up when what is made of the packages changes.
@@ -23,11 +25,13 @@ _APPLETS = ("sh", "mount", "umount", "insmod", "mkdir", "ln", "cp", "cat", "slee
 _EXT4_READ_ONLY = "^has_journal,^resize_inode"
 
 
-def _package_list(path: Path, codename: str) -> tuple[list[str], list[tuple[str, str]]]:
+def _package_list(
+    paths: Sequence[Path], codename: str
+) -> tuple[list[str], list[tuple[str, str]]]:
     """The packages for a suite, and the single files to take: (path, package)."""
     packages: list[str] = []
     files: list[tuple[str, str]] = []
-    for raw in path.read_text().splitlines():
+    for raw in "\n".join(path.read_text() for path in paths).splitlines():
         line = raw.split("#")[0].strip()
         suite, colon, rest = line.partition(": ")
         if colon:
@@ -76,8 +80,8 @@ def _take_files(codename: str, files: list[tuple[str, str]], tree: Path, scratch
     shutil.rmtree(scratch)
 
 
-def userland(listed: Path = GUEST / "packages.txt", suite: str | None = None) -> Path:
-    """A root disk's image: a suite (this machine's) with the packages that a file lists."""
+def userland(listed: Sequence[Path] = (PACKAGES,), suite: str | None = None) -> Path:
+    """A root disk's image: a suite (this machine's) with the packages that files list."""
     codename = suite or host.os_codename()
     packages, files = _package_list(listed, codename)
 

@@ -288,7 +288,7 @@ def run(options: Options) -> int:
     """Runs the selftests; prints a table; the exit status is 1 when one failed."""
     tests, origin = _obtain_tests()
     names = _choose(tests, options.names)
-    root = images.userland(_FOLDER / "packages.txt", _SUITE)
+    root = images.userland([_FOLDER / "packages.txt"], _SUITE)
     results: dict[str, list[Result]] = {}
     for kernel in options.kernels:
         found = _Campaign(options, kernel, tests, root).run(names)
