@@ -108,8 +108,8 @@ void ublk_lanes_free(struct ublk_queue *q)
 }
 
 /*
- * Give the tag a command to answer its next request with (none with queue->batch). Afterwards the command, and with it the
- * tag, may be used or cancelled by others at any time.
+ * Give the tag a command to answer its next request with (none with queue->batch). Afterwards the
+ * command, and with it the tag, may be used or cancelled by others at any time.
  *
  * Returns false if the queue is closed. The read section pairs with the grace period of a change
  * of the gate: either we see the change, or whoever made it sees the tag ACTIVE.

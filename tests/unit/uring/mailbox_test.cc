@@ -42,7 +42,7 @@ TEST_F(MailboxTest, WorkOfOtherThreadsComesBack) {
   for (int t = 0; t < kThreads; ++t) {
     threads.emplace_back([&operations, t] {
       for (int i = 0; i < kOperations; ++i) {
-        operations[static_cast<size_t>(t * kOperations + i)]->Finish(
+        operations[static_cast<size_t>(t) * kOperations + static_cast<size_t>(i)]->Finish(
             i % 2 == 0 ? Result::Ok() : Result::Error(EIO));
       }
     });
