@@ -4,6 +4,7 @@
 // can't.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -11,6 +12,7 @@
 #include <random>
 
 #include "tests/vm/driver/batch_server.h"
+#include "tests/vm/driver/disk_user.h"
 
 namespace ublkd::driver_test {
 namespace {
@@ -87,6 +89,40 @@ TEST_F(Batch, SeveralThreadsServeAQueue_R78) {
   ASSERT_EQ(control_.Stop(device.id()), 0);
   server.Close();
   EXPECT_EQ(server.refused(), 0U) << "PREP or COMMIT was not done as a whole";
+}
+
+// Files are closed after io_uring has waited for its workers, and one of them waits for a request
+// that nobody but the release of the char device gives back.
+TEST_F(Batch, AServerThatStopsItsOwnDeviceCanBeKilled_R02) {
+  struct Shared {
+    std::atomic<int> held = 0;
+    std::atomic<bool> stop = false;
+  };
+  Device device(control_, BatchGeometry(1, UBLK_F_NO_AUTO_PART_SCAN));
+  ASSERT_EQ(device.error(), 0);
+  const SharedMemory memory(sizeof(Shared));
+  auto* shared = memory.as<Shared>();
+  ServerProcess process([&] {
+    const Handler keeps = [&](const Request&) -> std::optional<int> {
+      ++shared->held;
+      for (;;) pause();
+    };
+    const BatchServer server(device.id(), device.geometry(), keeps);
+    while (!shared->stop) usleep(1000);
+    Control().Stop(device.id());
+  });
+  ASSERT_EQ(control_.Start(device.id(), process.pid()), 0);
+  OpenDisk disk(device.disk());
+  const PendingIo io(disk, PendingIo::Op::kRead, 0);
+  ASSERT_TRUE(Eventually([&] { return shared->held > 0; })) << "the server gets no request";
+  shared->stop = true;
+  ASSERT_TRUE(Eventually([&] { return control_.Resize(device.id(), 16384) == -ENODEV; }))
+      << "the disk is not being removed";
+  kill(process.pid(), SIGKILL);
+  EXPECT_TRUE(process.Wait().has_value()) << "the server can't be killed";
+  EXPECT_EQ(io.Result(), -EIO);
+  disk.Close();
+  EXPECT_EQ(device.Delete(), 0);
 }
 
 TEST_F(Batch, CommandsForSingleTagsAreRefused) {
