@@ -109,14 +109,12 @@ static int ublk_ctrl_add(struct ublk_device *none, struct ublk_ctrl *c)
 /* DEL_DEV and DEL_DEV_ASYNC; for the first, ublk_ctrl_run() waits for the id. */
 static int ublk_ctrl_del(struct ublk_device *dev, struct ublk_ctrl *c)
 {
-	ublk_dev_delete(dev);
-	return 0;
+	return ublk_dev_delete(dev);
 }
 
 static int ublk_ctrl_stop(struct ublk_device *dev, struct ublk_ctrl *c)
 {
-	ublk_dev_stop(dev);
-	return 0;
+	return ublk_dev_stop(dev);
 }
 
 static int ublk_ctrl_try_stop(struct ublk_device *dev, struct ublk_ctrl *c)

@@ -179,7 +179,7 @@ static int ublk_dev_add_char(struct ublk_device *dev)
 
 /*
  * Makes a device from a checked request and writes what was granted back into @info.
- * Returns it with a reference for the caller, next to the one that ublk_dev_delete() drops.
+ * Returns it with a reference for the caller, next to the one that is dropped when it is deleted.
  */
 struct ublk_device *ublk_dev_create(struct ublksrv_ctrl_dev_info *info)
 {
@@ -195,6 +195,7 @@ struct ublk_device *ublk_dev_create(struct ublksrv_ctrl_dev_info *info)
 	ida_init(&dev->shmem_ids);
 	init_waitqueue_head(&dev->wait);
 	INIT_WORK(&dev->release_work, ublk_release_work);
+	INIT_WORK(&dev->stop_work, ublk_stop_work);
 	INIT_WORK(&dev->cancel_work, ublk_cancel_work);
 	INIT_WORK(&dev->scan_work, ublk_scan_work);
 	INIT_DELAYED_WORK(&dev->monitor_work, ublk_monitor_work);
@@ -240,19 +241,6 @@ free:
 	return ERR_PTR(err);
 }
 
-/* Removes the disk and the char device. The id stays taken until the last user is gone. */
-void ublk_dev_delete(struct ublk_device *dev)
-{
-	bool first = !test_and_set_bit(UBLK_DEV_DELETED, &dev->flags);
-
-	/* Also for the second caller: it must not return before the disk is gone. */
-	ublk_dev_stop(dev);
-	if (first) {
-		cdev_device_del(&dev->cdev, &dev->cdev_dev);
-		ublk_dev_put(dev);
-	}
-}
-
 /* For unloading: nothing is open, so nothing keeps a device. */
 void ublk_dev_delete_all(void)
 {
@@ -267,7 +255,7 @@ void ublk_dev_delete_all(void)
 		spin_unlock(&ublk_ids_lock);
 		if (!dev)
 			break;
-		ublk_dev_delete(dev);
+		ublk_dev_delete_now(dev);
 		ublk_dev_put(dev);
 		id++;
 	}

@@ -163,6 +163,7 @@ void ublk_disk_stop(struct ublk_device *dev)
 
 		mutex_lock(&dev->mutex);
 		dev->disk = NULL;
+		cmpxchg(&dev->closed_disk, disk, NULL);
 		dev->stopping = false;
 		dev->info.state = UBLK_S_DEV_DEAD;
 		mutex_unlock(&dev->mutex);
@@ -172,7 +173,7 @@ void ublk_disk_stop(struct ublk_device *dev)
 }
 
 /* The disk with a reference, if there is one that is not going away. */
-static struct gendisk *ublk_disk_get(struct ublk_device *dev)
+struct gendisk *ublk_disk_get(struct ublk_device *dev)
 {
 	struct gendisk *disk;
 
@@ -182,32 +183,6 @@ static struct gendisk *ublk_disk_get(struct ublk_device *dev)
 		get_device(disk_to_dev(disk));
 	mutex_unlock(&dev->mutex);
 	return disk;
-}
-
-/* TRY_STOP_DEV: stop if nobody has the disk open. */
-int ublk_dev_stop_unused(struct ublk_device *dev)
-{
-	struct gendisk *disk = ublk_disk_get(dev);
-	int err = 0;
-
-	if (!disk)
-		return -ENODEV;
-	if (mutex_lock_interruptible(&disk->open_mutex)) {
-		err = -EINTR;
-		goto put;
-	}
-	if (disk_openers(disk))
-		err = -EBUSY;
-	else
-		WRITE_ONCE(dev->closed_disk, disk);
-	mutex_unlock(&disk->open_mutex);
-	if (!err) {
-		ublk_dev_stop(dev);
-		cmpxchg(&dev->closed_disk, disk, NULL);
-	}
-put:
-	put_device(disk_to_dev(disk));
-	return err;
 }
 
 int ublk_disk_resize(struct ublk_device *dev, u64 sectors)
@@ -226,18 +201,4 @@ int ublk_disk_resize(struct ublk_device *dev, u64 sectors)
 	}
 	mutex_unlock(&dev->mutex);
 	return err;
-}
-
-/* As ublk_disk_stop(), and end the commands of the server: for STOP_DEV and DEL_DEV. */
-void ublk_dev_stop(struct ublk_device *dev)
-{
-	ublk_disk_stop(dev);
-	ublk_cancel_begin(dev);
-	/*
-	 * Completing the last command may be the last use of the char device's file. Its release
-	 * would then be left to us, as task work, which a worker of io_uring on its way to wait for
-	 * that release does not get to. A kernel thread has it done elsewhere.
-	 */
-	queue_work(ublk_wq, &dev->cancel_work);
-	flush_work(&dev->cancel_work);
 }

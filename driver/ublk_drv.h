@@ -206,6 +206,7 @@ struct ublk_cmd {
 enum ublk_dev_flag {
 	UBLK_DEV_OPEN,		/* the char device has an opener, or its release is not done yet */
 	UBLK_DEV_DELETED,	/* DEL_DEV was accepted: no new users */
+	UBLK_DEV_REMOVED,	/* the char device was removed */
 	UBLK_DEV_UNTRUSTED,	/* a task without CAP_SYS_ADMIN fetched: no partition scan */
 	UBLK_DEV_FLUSHED,	/* somebody closed the char device since the monitor looked */
 };
@@ -246,6 +247,8 @@ struct ublk_device {
 	bool			canceling;	/* FETCH is refused until the char device is released */
 	u16			nr_ready;	/* queues with every tag fetched */
 	u32			stops;		/* counts STOP_DEV and DEL_DEV, for those who wait */
+	u32			stop_asked;	/* the last ticket for stop_work */
+	u32			stop_done;	/* the last ticket that was served */
 
 	struct gendisk		*closed_disk;	/* TRY_STOP_DEV found it unused: no new users */
 	wait_queue_head_t	wait;		/* nr_ready, stops, state or a paused tag changed */
@@ -253,7 +256,8 @@ struct ublk_device {
 
 	bool			released;	/* release_work runs: nobody has the char device */
 	struct work_struct	release_work;	/* last close of the char device */
-	struct work_struct	cancel_work;	/* stage 1 for STOP_DEV and DEL_DEV */
+	struct work_struct	stop_work;	/* STOP_DEV and DEL_DEV */
+	struct work_struct	cancel_work;	/* stage 1 for QUIESCE_DEV */
 	struct work_struct	scan_work;	/* partition scan */
 	struct delayed_work	monitor_work;	/* looks for a dead server */
 
@@ -272,6 +276,7 @@ struct ublk_ctrl {
 
 /* main.c */
 extern struct workqueue_struct *ublk_wq;
+extern struct workqueue_struct *ublk_stop_wq;
 extern struct class *ublk_char_class;
 extern dev_t ublk_char_devt;
 
@@ -280,7 +285,6 @@ struct ublk_device *ublk_dev_create(struct ublksrv_ctrl_dev_info *info);
 struct ublk_device *ublk_dev_find(u32 id);
 void ublk_dev_get(struct ublk_device *dev);
 void ublk_dev_put(struct ublk_device *dev);
-void ublk_dev_delete(struct ublk_device *dev);
 bool ublk_dev_id_in_use(u32 id, u64 serial);
 void ublk_dev_delete_all(void);
 extern wait_queue_head_t ublk_id_wait;
@@ -400,10 +404,16 @@ unsigned int ublk_copy_from_server(struct request *req, u64 addr, unsigned int b
 /* disk.c */
 int ublk_disk_start(struct ublk_device *dev);
 void ublk_disk_stop(struct ublk_device *dev);
-void ublk_dev_stop(struct ublk_device *dev);
-int ublk_dev_stop_unused(struct ublk_device *dev);
+struct gendisk *ublk_disk_get(struct ublk_device *dev);
 int ublk_disk_resize(struct ublk_device *dev, u64 sectors);
 void ublk_scan_work(struct work_struct *work);
+
+/* stop.c */
+int ublk_dev_stop(struct ublk_device *dev);
+int ublk_dev_stop_unused(struct ublk_device *dev);
+int ublk_dev_delete(struct ublk_device *dev);
+void ublk_dev_delete_now(struct ublk_device *dev);
+void ublk_stop_work(struct work_struct *work);
 
 /* abort.c */
 void ublk_cancel_begin(struct ublk_device *dev);

@@ -4,121 +4,20 @@
 // can't.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstring>
 #include <random>
 
-#include "tests/vm/driver/raw_server.h"
+#include "tests/vm/driver/batch_server.h"
+#include "tests/vm/driver/disk_user.h"
 
 namespace ublkd::driver_test {
 namespace {
 
-constexpr uint32_t kMultishotFlag = 1U << 1;  // IORING_URING_CMD_MULTISHOT
-constexpr uint16_t kBufferGroup = 7;
-constexpr unsigned kFetchBuffers = 4;  // a power of two
 constexpr size_t kIoBytes = 4096;
-
-// An element of PREP and COMMIT with a buffer address.
-struct Element {
-  ublk_elem_header head = {};
-  uint64_t addr = 0;
-};
-static_assert(sizeof(Element) == 16);
-
-// One thread's ring. Everything is called from that thread.
-class BatchRing {
- public:
-  BatchRing(int fd, const Geometry& geometry, size_t fetch_bytes = 64)
-      : fd_(fd),
-        geometry_(geometry),
-        fetch_bytes_(fetch_bytes),
-        fetched_(kFetchBuffers * fetch_bytes),
-        ring_(64, IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN) {
-    void* memory = mmap(nullptr, kFetchBuffers * sizeof(io_uring_buf), PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    buffers_ = static_cast<io_uring_buf_ring*>(memory);
-    io_uring_buf_reg reg = {};
-    reg.ring_addr = reinterpret_cast<uintptr_t>(memory);
-    reg.ring_entries = kFetchBuffers;
-    reg.bgid = kBufferGroup;
-    error_ = io_uring_register_buf_ring(ring_.get(), &reg, 0);
-    io_uring_buf_ring_init(buffers_);
-  }
-  ~BatchRing() { munmap(buffers_, kFetchBuffers * sizeof(io_uring_buf)); }
-  BatchRing(const BatchRing&) = delete;
-  BatchRing& operator=(const BatchRing&) = delete;
-
-  int error() const { return error_; }
-  io_uring* get() { return ring_.get(); }
-
-  void Provide(uint16_t buffer) {
-    io_uring_buf_ring_add(buffers_, fetched_.data() + buffer * fetch_bytes_,
-                          static_cast<unsigned>(fetch_bytes_), buffer,
-                          io_uring_buf_ring_mask(kFetchBuffers), 0);
-    io_uring_buf_ring_advance(buffers_, 1);
-  }
-
-  void Fetch(uint16_t queue, uint64_t user_data) {
-    io_uring_sqe* sqe = ring_.Command(fd_, UBLK_U_IO_FETCH_IO_CMDS);
-    sqe->rw_flags = kMultishotFlag;
-    sqe->flags = IOSQE_BUFFER_SELECT;
-    sqe->buf_group = kBufferGroup;
-    sqe->user_data = user_data;
-    const ublk_batch_io batch = {.q_id = queue,
-                                 .flags = 0,
-                                 .nr_elem = 0,
-                                 .elem_bytes = sizeof(uint16_t),
-                                 .reserved = 0,
-                                 .reserved2 = 0};
-    std::memcpy(sqe->cmd, &batch, sizeof(batch));
-  }
-
-  // Tags of an answer to Fetch(); the buffer is provided again.
-  std::vector<uint16_t> Tags(const io_uring_cqe& cqe) {
-    const auto buffer = static_cast<uint16_t>(cqe.flags >> IORING_CQE_BUFFER_SHIFT);
-    std::vector<uint16_t> tags(static_cast<size_t>(cqe.res) / sizeof(uint16_t));
-    std::memcpy(tags.data(), fetched_.data() + buffer * fetch_bytes_, static_cast<size_t>(cqe.res));
-    Provide(buffer);
-    return tags;
-  }
-
-  // Sends a PREP or COMMIT that is over when this returns. Only while no fetch can be answered, or
-  // for what `others` does with answers that come first.
-  int Run(uint32_t op, uint16_t queue, const std::vector<Element>& elements,
-          const std::function<void(const io_uring_cqe&)>& others = nullptr) {
-    constexpr uint64_t kRunUserData = UINT64_MAX;
-    io_uring_sqe* sqe = ring_.Command(fd_, op);
-    sqe->addr = reinterpret_cast<uintptr_t>(elements.data());
-    sqe->user_data = kRunUserData;
-    const ublk_batch_io batch = {.q_id = queue,
-                                 .flags = UBLK_BATCH_F_HAS_BUF_ADDR,
-                                 .nr_elem = static_cast<uint16_t>(elements.size()),
-                                 .elem_bytes = sizeof(Element),
-                                 .reserved = 0,
-                                 .reserved2 = 0};
-    std::memcpy(sqe->cmd, &batch, sizeof(batch));
-    for (;;) {
-      io_uring_submit_and_wait(ring_.get(), 1);
-      io_uring_cqe* cqe = nullptr;
-      if (io_uring_peek_cqe(ring_.get(), &cqe) != 0) continue;
-      const io_uring_cqe copy = {.user_data = cqe->user_data, .res = cqe->res, .flags = cqe->flags};
-      io_uring_cqe_seen(ring_.get(), cqe);
-      if (copy.user_data == kRunUserData) return copy.res;
-      if (others) others(copy);
-    }
-  }
-
- private:
-  const int fd_;
-  const Geometry geometry_;
-  const size_t fetch_bytes_;
-  std::vector<std::byte> fetched_;
-  Ring ring_;
-  io_uring_buf_ring* buffers_ = nullptr;
-  int error_ = 0;
-};
 
 Geometry BatchGeometry(uint16_t queues = 1, uint64_t more_flags = 0) {
   return {.queues = queues,
@@ -127,116 +26,6 @@ Geometry BatchGeometry(uint16_t queues = 1, uint64_t more_flags = 0) {
           .bytes = 8 << 20,
           .max_io_bytes = 64 << 10};
 }
-
-// Serves memory with `threads` threads a queue, each of which fetches and commits.
-class BatchServer {
- public:
-  BatchServer(uint32_t id, const Geometry& geometry, std::byte* memory, unsigned threads = 1)
-      : geometry_(geometry), memory_(memory) {
-    fd_ = open(CharPath(id).c_str(), O_RDWR | O_CLOEXEC);
-    if (fd_ < 0) {
-      error_ = errno;
-      return;
-    }
-    const size_t buffer_bytes = size_t{geometry.queues} * geometry.depth * geometry.max_io_bytes;
-    buffers_ = static_cast<std::byte*>(mmap(nullptr, buffer_bytes, PROT_READ | PROT_WRITE,
-                                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-    for (uint16_t queue = 0; queue < geometry.queues; ++queue) {
-      for (unsigned i = 0; i < threads; ++i) {
-        threads_.emplace_back([this, queue, first = i == 0] { Serve(queue, first); });
-      }
-    }
-  }
-  ~BatchServer() { Close(); }
-  BatchServer(const BatchServer&) = delete;
-  BatchServer& operator=(const BatchServer&) = delete;
-
-  int error() const { return error_; }
-  // Tags that were delivered, and in how many answers.
-  uint64_t delivered() const { return delivered_; }
-  uint64_t answers() const { return answers_; }
-
-  // Joins the threads, which end by ABORT.
-  void Close() {
-    for (std::thread& thread : threads_) thread.join();
-    threads_.clear();
-    if (fd_ >= 0) close(fd_);
-    fd_ = -1;
-  }
-
- private:
-  std::byte* Buffer(uint16_t queue, uint16_t tag) const {
-    return buffers_ + (size_t{queue} * geometry_.depth + tag) * geometry_.max_io_bytes;
-  }
-
-  Element ElementOf(uint16_t queue, uint16_t tag, int result) const {
-    return {.head = {.tag = tag, .buf_index = 0, .result = result},
-            .addr = reinterpret_cast<uintptr_t>(Buffer(queue, tag))};
-  }
-
-  void Serve(uint16_t queue, bool prepares) {
-    const size_t stride = UBLK_MAX_QUEUE_DEPTH * sizeof(ublksrv_io_desc);
-    void* map = mmap(nullptr, kIoBytes, PROT_READ, MAP_SHARED | MAP_POPULATE, fd_,
-                     static_cast<off_t>(queue * stride));
-    const auto* descs = static_cast<const ublksrv_io_desc*>(map);
-    const Handler handler = RamHandler(memory_);
-    BatchRing ring(fd_, geometry_);
-    for (uint16_t i = 0; i < kFetchBuffers; ++i) ring.Provide(i);
-    if (prepares) {
-      std::vector<Element> all;
-      for (uint16_t tag = 0; tag < geometry_.depth; ++tag) all.push_back(ElementOf(queue, tag, 0));
-      EXPECT_EQ(ring.Run(UBLK_U_IO_PREP_IO_CMDS, queue, all), 0);
-    }
-    bool over = false;
-    std::deque<uint16_t> waiting;
-    const auto on_fetch = [&](const io_uring_cqe& cqe) {
-      if (cqe.res > 0) {
-        ++answers_;
-        for (const uint16_t tag : ring.Tags(cqe)) waiting.push_back(tag);
-      }
-      if ((cqe.flags & IORING_CQE_F_MORE) != 0) return;
-      if (cqe.res == -ENOBUFS || cqe.res > 0) {
-        ring.Fetch(queue, 0);
-      } else {
-        over = true;
-      }
-    };
-    ring.Fetch(queue, 0);
-    while (!over || !waiting.empty()) {
-      if (waiting.empty()) {
-        io_uring_submit_and_wait(ring.get(), 1);
-        io_uring_cqe* cqe = nullptr;
-        while (io_uring_peek_cqe(ring.get(), &cqe) == 0) {
-          const io_uring_cqe copy = {
-              .user_data = cqe->user_data, .res = cqe->res, .flags = cqe->flags};
-          io_uring_cqe_seen(ring.get(), cqe);
-          on_fetch(copy);
-        }
-        continue;
-      }
-      std::vector<Element> done;
-      for (const uint16_t tag : waiting) {
-        const Request request = {
-            .queue = queue, .tag = tag, .desc = &descs[tag], .buffer = Buffer(queue, tag)};
-        done.push_back(ElementOf(queue, tag, handler(request).value_or(-EIO)));
-      }
-      delivered_ += waiting.size();
-      waiting.clear();
-      const int bytes = ring.Run(UBLK_U_IO_COMMIT_IO_CMDS, queue, done, on_fetch);
-      EXPECT_EQ(bytes, static_cast<int>(done.size() * sizeof(Element)));
-    }
-    munmap(map, kIoBytes);
-  }
-
-  const Geometry geometry_;
-  std::byte* const memory_;
-  int error_ = 0;
-  int fd_ = -1;
-  std::byte* buffers_ = nullptr;
-  std::atomic<uint64_t> delivered_ = 0;
-  std::atomic<uint64_t> answers_ = 0;
-  std::vector<std::thread> threads_;
-};
 
 class Batch : public testing::Test {
  protected:
@@ -280,24 +69,60 @@ TEST_F(Batch, DataIsRightOnOneAndFourQueues_R78) {
     ASSERT_EQ(device.error(), 0);
     EXPECT_EQ(device.info().flags & UBLK_F_PER_IO_DAEMON, 0U) << "no tag has a task of its own";
     SharedMemory memory(device.geometry().bytes);
-    BatchServer server(device.id(), device.geometry(), memory.data());
+    BatchServer server(device.id(), device.geometry(), RamHandler(memory.data()));
     ASSERT_EQ(server.error(), 0);
     ASSERT_EQ(control_.Start(device.id(), getpid()), 0);
     ExpectRightData(device.disk(), 4, 200);
     ASSERT_EQ(control_.Stop(device.id()), 0);
     server.Close();
     EXPECT_GT(server.delivered(), 4U * 200);
+    EXPECT_EQ(server.refused(), 0U) << "PREP or COMMIT was not done as a whole";
   }
 }
 
 TEST_F(Batch, SeveralThreadsServeAQueue_R78) {
   Device device(control_, BatchGeometry());
   SharedMemory memory(device.geometry().bytes);
-  BatchServer server(device.id(), device.geometry(), memory.data(), 3);
+  BatchServer server(device.id(), device.geometry(), RamHandler(memory.data()), 3);
   ASSERT_EQ(control_.Start(device.id(), getpid()), 0);
   ExpectRightData(device.disk(), 8, 200);
   ASSERT_EQ(control_.Stop(device.id()), 0);
   server.Close();
+  EXPECT_EQ(server.refused(), 0U) << "PREP or COMMIT was not done as a whole";
+}
+
+// Files are closed after io_uring has waited for its workers, and one of them waits for a request
+// that nobody but the release of the char device gives back.
+TEST_F(Batch, AServerThatStopsItsOwnDeviceCanBeKilled_R02) {
+  struct Shared {
+    std::atomic<int> held = 0;
+    std::atomic<bool> stop = false;
+  };
+  Device device(control_, BatchGeometry(1, UBLK_F_NO_AUTO_PART_SCAN));
+  ASSERT_EQ(device.error(), 0);
+  const SharedMemory memory(sizeof(Shared));
+  auto* shared = memory.as<Shared>();
+  ServerProcess process([&] {
+    const Handler keeps = [&](const Request&) -> std::optional<int> {
+      ++shared->held;
+      for (;;) pause();
+    };
+    const BatchServer server(device.id(), device.geometry(), keeps);
+    while (!shared->stop) usleep(1000);
+    Control().Stop(device.id());
+  });
+  ASSERT_EQ(control_.Start(device.id(), process.pid()), 0);
+  OpenDisk disk(device.disk());
+  const PendingIo io(disk, PendingIo::Op::kRead, 0);
+  ASSERT_TRUE(Eventually([&] { return shared->held > 0; })) << "the server gets no request";
+  shared->stop = true;
+  ASSERT_TRUE(Eventually([&] { return control_.Resize(device.id(), 16384) == -ENODEV; }))
+      << "the disk is not being removed";
+  kill(process.pid(), SIGKILL);
+  EXPECT_TRUE(process.Wait().has_value()) << "the server can't be killed";
+  EXPECT_EQ(io.Result(), -EIO);
+  disk.Close();
+  EXPECT_EQ(device.Delete(), 0);
 }
 
 TEST_F(Batch, CommandsForSingleTagsAreRefused) {
@@ -320,7 +145,7 @@ TEST_F(Batch, PrepIsAllOrNothing_R78) {
   const int fd = open(CharPath(device.id()).c_str(), O_RDWR | O_CLOEXEC);
   ASSERT_GE(fd, 0);
   {
-    BatchRing ring(fd, geometry);
+    BatchRing ring(fd);
     ASSERT_EQ(ring.error(), 0);
     std::vector<Element> elements(geometry.depth);
     for (uint16_t tag = 0; tag < geometry.depth; ++tag) {
@@ -354,7 +179,7 @@ TEST_F(Batch, AKilledServerLeavesADeadDeviceOrARecoverableOne_R78_R67) {
     ASSERT_EQ(device.error(), 0);
     SharedMemory memory(geometry.bytes);
     const auto serve = [&] {
-      BatchServer server(device.id(), device.geometry(), memory.data(), 2);
+      BatchServer server(device.id(), device.geometry(), RamHandler(memory.data()), 2);
       server.Close();
     };
     ServerProcess first(serve);

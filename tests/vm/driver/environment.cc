@@ -1,33 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Loads the driver under test before the first test: the module file named by UBLK_DRV_KO, or
-// whatever modprobe finds.
-#include <fcntl.h>
+// Loads the driver under test before the first test.
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-#include <cstdlib>
-#include <string>
 
 #include "tests/vm/driver/module.h"
 #include "tests/vm/driver/raw_server.h"
 
 namespace ublkd::driver_test {
-
-bool LoadDriver() {
-  const char* file = std::getenv("UBLK_DRV_KO");
-  if (file == nullptr) return std::system("modprobe ublk_drv") == 0;
-  const int fd = open(file, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return false;
-  const long err = syscall(SYS_finit_module, fd, "", 0);
-  close(fd);
-  return err == 0;
-}
-
-int UnloadDriver() { return syscall(SYS_delete_module, "ublk_drv", O_NONBLOCK) == 0 ? 0 : errno; }
-
 namespace {
 
 class DriverEnvironment : public testing::Environment {

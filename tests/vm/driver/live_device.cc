@@ -98,9 +98,9 @@ Handler KeepIf(const std::atomic<bool>* keep, Handler inner) {
   };
 }
 
-int TakeCharDevice(pid_t pid, uint32_t id) {
+int TakeCharDevice(pid_t pid, uint32_t id, std::chrono::milliseconds limit) {
   int taken = -1;
-  Eventually([&] {
+  const auto take = [&] {
     const int process = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
     for (int fd = 3; fd < 64 && taken < 0; ++fd) {
       char target[64] = {};
@@ -111,7 +111,8 @@ int TakeCharDevice(pid_t pid, uint32_t id) {
     }
     close(process);
     return taken >= 0;
-  });
+  };
+  Eventually(take, limit);
   return taken;
 }
 

@@ -68,8 +68,9 @@ class LazyMemory {
 // Keeps all requests while `keep` is set.
 Handler KeepIf(const std::atomic<bool>* keep, Handler inner);
 
-// The char device of another process, as if it had been passed on.
-int TakeCharDevice(pid_t pid, uint32_t id);
+// The char device of another process, as if it had been passed on; -1 if it has none for so long.
+int TakeCharDevice(pid_t pid, uint32_t id,
+                   std::chrono::milliseconds limit = std::chrono::seconds(10));
 
 // A server, as soon as the one before has let go of the char device.
 std::unique_ptr<Server> NextServer(uint32_t id, const Geometry& geometry, const Handler& handler,

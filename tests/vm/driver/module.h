@@ -4,7 +4,8 @@
 
 namespace ublkd::driver_test {
 
-// Inserts the module under test; false if the kernel refuses it.
+// Inserts the module under test, the file named by UBLK_DRV_KO or whatever modprobe finds; false if
+// the kernel refuses it.
 bool LoadDriver();
 // Removes it; 0 or errno, EAGAIN or EBUSY while it is used.
 int UnloadDriver();

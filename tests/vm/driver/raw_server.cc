@@ -282,14 +282,19 @@ void Server::InThread(uint16_t queue, const std::function<void(QueueServer&)>& a
   std::mutex mutex;
   std::condition_variable done;
   bool ran = false;
-  queues_[size_t{queue} * threads_per_queue_ + part]->Post([&](QueueServer& server) {
+  const auto run = [&](QueueServer& server) {
     action(server);
     const std::lock_guard lock(mutex);
     ran = true;
     done.notify_one();
-  });
+  };
+  Post(queue, run, part);
   std::unique_lock lock(mutex);
   done.wait(lock, [&] { return ran; });
+}
+
+void Server::Post(uint16_t queue, std::function<void(QueueServer&)> action, uint16_t part) {
+  queues_[size_t{queue} * threads_per_queue_ + part]->Post(std::move(action));
 }
 
 void Server::Join() {

@@ -95,6 +95,8 @@ class Server {
   int error() const { return error_; }
   // Runs `action` in a thread of a queue, the one with tag `part`, and waits for it.
   void InThread(uint16_t queue, const std::function<void(QueueServer&)>& action, uint16_t part = 0);
+  // The same without waiting.
+  void Post(uint16_t queue, std::function<void(QueueServer&)> action, uint16_t part = 0);
   // Waits for the threads to end by ABORT.
   void Join();
   // Joins, unmaps and closes the char device.
