@@ -22,18 +22,45 @@
 /* A task that two polls in a row find in exec waits there for its commands to end. */
 #define UBLK_EXEC_POLLS		2
 
-/* Stage 1 begins: after this, ACTIVE commands may be cancelled. Can be called again. */
+/*
+ * Stage 1 begins: after this, ACTIVE commands may be cancelled. Can be called again. dev->mutex
+ * held.
+ */
+void ublk_cancel_begin_locked(struct ublk_device *dev)
+{
+	lockdep_assert_held(&dev->mutex);
+	/* Whoever has the char device open now gets no more commands in. */
+	if (!dev->canceling && test_bit(UBLK_DEV_OPEN, &dev->flags)) {
+		trace_ublk_abort(dev->id, dev->info.state);
+		dev->canceling = true;
+	}
+	ublk_gates_close(dev);
+	/* QUIESCE_DEV has nothing to wait for any more. */
+	wake_up_all(&dev->wait);
+}
+
 void ublk_cancel_begin(struct ublk_device *dev)
 {
 	mutex_lock(&dev->mutex);
-	if (!dev->canceling)
-		trace_ublk_abort(dev->id, dev->info.state);
-	/* Whoever has the char device open now gets no more commands in. */
-	dev->canceling = test_bit(UBLK_DEV_OPEN, &dev->flags);
-	ublk_gates_close(dev);
+	ublk_cancel_begin_locked(dev);
 	mutex_unlock(&dev->mutex);
-	/* QUIESCE_DEV has nothing to wait for any more. */
-	wake_up_all(&dev->wait);
+}
+
+/*
+ * Stage 1 for control commands, which flush cancel_work later.
+ *
+ * Completing the last command may be the last use of the char device's file. Its release would then
+ * be left to the caller, as task work, which a worker of io_uring on its way to wait for that
+ * release does not get to. A kernel thread has it done elsewhere.
+ */
+void ublk_cancel_start(struct ublk_device *dev)
+{
+	mutex_lock(&dev->mutex);
+	ublk_cancel_begin_locked(dev);
+	/* Not for a server that is gone: the work must not meet the commands of the next one. */
+	if (dev->canceling && !dev->released)
+		queue_work(ublk_wq, &dev->cancel_work);
+	mutex_unlock(&dev->mutex);
 }
 
 /*
@@ -261,6 +288,7 @@ void ublk_release_work(struct work_struct *work)
 	WRITE_ONCE(dev->released, true);
 	mutex_unlock(&dev->mutex);
 	cancel_delayed_work_sync(&dev->monitor_work);
+	cancel_work_sync(&dev->cancel_work);
 	/* Requests that no fetcher took, and tags that have no command of their own. */
 	if (dev->queues[0]->batch)
 		ublk_cancel_all(dev);

@@ -115,8 +115,7 @@ static int ublk_ctrl_del(struct ublk_device *dev, struct ublk_ctrl *c)
 
 static int ublk_ctrl_stop(struct ublk_device *dev, struct ublk_ctrl *c)
 {
-	ublk_dev_stop(dev);
-	return 0;
+	return ublk_dev_stop(dev, NULL);
 }
 
 static int ublk_ctrl_try_stop(struct ublk_device *dev, struct ublk_ctrl *c)

@@ -246,7 +246,7 @@ void ublk_dev_delete(struct ublk_device *dev)
 	bool first = !test_and_set_bit(UBLK_DEV_DELETED, &dev->flags);
 
 	/* Also for the second caller: it must not return before the disk is gone. */
-	ublk_dev_stop(dev);
+	ublk_dev_stop(dev, NULL);
 	if (first) {
 		cdev_device_del(&dev->cdev, &dev->cdev_dev);
 		ublk_dev_put(dev);

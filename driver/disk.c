@@ -125,7 +125,7 @@ void ublk_scan_work(struct work_struct *work)
 	mutex_unlock(&disk->open_mutex);
 }
 
-/* Claim the disk for removal. NULL if there is none. */
+/* Claim the disk for removal. NULL if there is none. dev->stop_lock held. */
 static struct gendisk *ublk_disk_claim(struct ublk_device *dev)
 {
 	struct gendisk *disk;
@@ -147,28 +147,55 @@ static struct gendisk *ublk_disk_claim(struct ublk_device *dev)
 	return disk;
 }
 
+/* Remove the disk, if there is one. dev->stop_lock held. */
+static void ublk_disk_remove(struct ublk_device *dev)
+{
+	struct gendisk *disk = ublk_disk_claim(dev);
+
+	if (!disk)
+		return;
+	del_gendisk(disk);
+	cancel_work_sync(&dev->scan_work);
+
+	mutex_lock(&dev->mutex);
+	dev->disk = NULL;
+	dev->stopping = false;
+	dev->info.state = UBLK_S_DEV_DEAD;
+	/* The server has to come again before the next disk. */
+	ublk_cancel_begin_locked(dev);
+	mutex_unlock(&dev->mutex);
+	put_disk(disk);
+}
+
 /*
  * Remove the disk, if there is one. Waits until the server has finished what it holds, or has died.
  * May be called by several at once.
  */
 void ublk_disk_stop(struct ublk_device *dev)
 {
-	struct gendisk *disk;
+	mutex_lock(&dev->stop_lock);
+	ublk_disk_remove(dev);
+	mutex_unlock(&dev->stop_lock);
+}
+
+/*
+ * As ublk_disk_stop(), and end the commands of the server: for STOP_DEV and DEL_DEV. With @only,
+ * for TRY_STOP_DEV, nothing is done if that is not the disk any more (-ENODEV).
+ */
+int ublk_dev_stop(struct ublk_device *dev, const struct gendisk *only)
+{
+	int err = 0;
 
 	mutex_lock(&dev->stop_lock);
-	disk = ublk_disk_claim(dev);
-	if (disk) {
-		del_gendisk(disk);
-		cancel_work_sync(&dev->scan_work);
-
-		mutex_lock(&dev->mutex);
-		dev->disk = NULL;
-		dev->stopping = false;
-		dev->info.state = UBLK_S_DEV_DEAD;
-		mutex_unlock(&dev->mutex);
-		put_disk(disk);
+	if (only && READ_ONCE(dev->disk) != only) {
+		err = -ENODEV;
+	} else {
+		ublk_disk_remove(dev);
+		ublk_cancel_start(dev);
 	}
 	mutex_unlock(&dev->stop_lock);
+	flush_work(&dev->cancel_work);
+	return err;
 }
 
 /* The disk with a reference, if there is one that is not going away. */
@@ -202,7 +229,8 @@ int ublk_dev_stop_unused(struct ublk_device *dev)
 		WRITE_ONCE(dev->closed_disk, disk);
 	mutex_unlock(&disk->open_mutex);
 	if (!err) {
-		ublk_dev_stop(dev);
+		/* Somebody else may have stopped it meanwhile, and started another. */
+		err = ublk_dev_stop(dev, disk);
 		cmpxchg(&dev->closed_disk, disk, NULL);
 	}
 put:
@@ -226,18 +254,4 @@ int ublk_disk_resize(struct ublk_device *dev, u64 sectors)
 	}
 	mutex_unlock(&dev->mutex);
 	return err;
-}
-
-/* As ublk_disk_stop(), and end the commands of the server: for STOP_DEV and DEL_DEV. */
-void ublk_dev_stop(struct ublk_device *dev)
-{
-	ublk_disk_stop(dev);
-	ublk_cancel_begin(dev);
-	/*
-	 * Completing the last command may be the last use of the char device's file. Its release
-	 * would then be left to us, as task work, which a worker of io_uring on its way to wait for
-	 * that release does not get to. A kernel thread has it done elsewhere.
-	 */
-	queue_work(ublk_wq, &dev->cancel_work);
-	flush_work(&dev->cancel_work);
 }

@@ -253,7 +253,7 @@ struct ublk_device {
 
 	bool			released;	/* release_work runs: nobody has the char device */
 	struct work_struct	release_work;	/* last close of the char device */
-	struct work_struct	cancel_work;	/* stage 1 for STOP_DEV and DEL_DEV */
+	struct work_struct	cancel_work;	/* stage 1 for commands; see ublk_cancel_start() */
 	struct work_struct	scan_work;	/* partition scan */
 	struct delayed_work	monitor_work;	/* looks for a dead server */
 
@@ -400,13 +400,15 @@ unsigned int ublk_copy_from_server(struct request *req, u64 addr, unsigned int b
 /* disk.c */
 int ublk_disk_start(struct ublk_device *dev);
 void ublk_disk_stop(struct ublk_device *dev);
-void ublk_dev_stop(struct ublk_device *dev);
+int ublk_dev_stop(struct ublk_device *dev, const struct gendisk *only);
 int ublk_dev_stop_unused(struct ublk_device *dev);
 int ublk_disk_resize(struct ublk_device *dev, u64 sectors);
 void ublk_scan_work(struct work_struct *work);
 
 /* abort.c */
+void ublk_cancel_begin_locked(struct ublk_device *dev);
 void ublk_cancel_begin(struct ublk_device *dev);
+void ublk_cancel_start(struct ublk_device *dev);
 void ublk_cancel_all(struct ublk_device *dev);
 void ublk_cancel_work(struct work_struct *work);
 void ublk_monitor_start(struct ublk_device *dev);
