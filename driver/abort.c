@@ -311,6 +311,8 @@ void ublk_release_work(struct work_struct *work)
 	dev->nr_ready = 0;
 	dev->released = false;
 	dev->canceling = false;
+	/* Who waits for another server has not waited for this one. */
+	ublk_waiters_end(dev, dev->server);
 	put_pid(dev->server);
 	dev->server = NULL;
 	WRITE_ONCE(dev->mm, NULL);

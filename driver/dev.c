@@ -194,6 +194,7 @@ struct ublk_device *ublk_dev_create(struct ublksrv_ctrl_dev_info *info)
 	mutex_init(&dev->shmem_lock);
 	ida_init(&dev->shmem_ids);
 	init_waitqueue_head(&dev->wait);
+	INIT_LIST_HEAD(&dev->waiters);
 	INIT_WORK(&dev->release_work, ublk_release_work);
 	INIT_WORK(&dev->cancel_work, ublk_cancel_work);
 	INIT_WORK(&dev->scan_work, ublk_scan_work);

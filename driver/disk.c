@@ -131,7 +131,6 @@ static struct gendisk *ublk_disk_claim(struct ublk_device *dev)
 	struct gendisk *disk;
 
 	mutex_lock(&dev->mutex);
-	dev->stops++;
 	disk = dev->disk;
 	if (disk) {
 		dev->stopping = true;
@@ -178,6 +177,15 @@ void ublk_disk_stop(struct ublk_device *dev)
 	mutex_unlock(&dev->stop_lock);
 }
 
+/* START_DEV and END_USER_RECOVERY, whether they wait for a server or for its zones, are over. */
+static void ublk_end_starts(struct ublk_device *dev)
+{
+	mutex_lock(&dev->mutex);
+	dev->stops++;
+	ublk_waiters_end(dev, NULL);
+	mutex_unlock(&dev->mutex);
+}
+
 /*
  * As ublk_disk_stop(), and end the commands of the server: for STOP_DEV and DEL_DEV. With @only,
  * for TRY_STOP_DEV, nothing is done if that is not the disk any more (-ENODEV).
@@ -190,6 +198,7 @@ int ublk_dev_stop(struct ublk_device *dev, const struct gendisk *only)
 	if (only && READ_ONCE(dev->disk) != only) {
 		err = -ENODEV;
 	} else {
+		ublk_end_starts(dev);
 		ublk_disk_remove(dev);
 		ublk_cancel_start(dev);
 	}

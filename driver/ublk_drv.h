@@ -245,10 +245,11 @@ struct ublk_device {
 	bool			stopping;	/* the disk is being removed */
 	bool			canceling;	/* FETCH is refused until the char device is released */
 	u16			nr_ready;	/* queues with every tag fetched */
-	u32			stops;		/* counts STOP_DEV and DEL_DEV, for those who wait */
+	struct list_head	waiters;	/* START_DEV and END_USER_RECOVERY (start.c) */
+	u32			stops;		/* counts STOP_DEV and DEL_DEV */
 
 	struct gendisk		*closed_disk;	/* TRY_STOP_DEV found it unused: no new users */
-	wait_queue_head_t	wait;		/* nr_ready, stops, state or a paused tag changed */
+	wait_queue_head_t	wait;		/* nr_ready, waiters, state or a paused tag changed */
 	struct mm_struct	*mm;		/* that mapped descriptors; cmpxchg, compared only */
 
 	bool			released;	/* release_work runs: nobody has the char device */
@@ -297,6 +298,7 @@ bool ublk_quota_take(void);
 void ublk_quota_give_back(void);
 
 /* start.c */
+void ublk_waiters_end(struct ublk_device *dev, const struct pid *server);
 int ublk_ctrl_start(struct ublk_device *dev, struct ublk_ctrl *c);
 int ublk_ctrl_start_recovery(struct ublk_device *dev, struct ublk_ctrl *c);
 int ublk_ctrl_end_recovery(struct ublk_device *dev, struct ublk_ctrl *c);
