@@ -8,9 +8,9 @@
  * that the server held are failed or queued again, and the disk goes or waits for the next server.
  *
  * Stage 1 starts from io_uring's cancel call where there is one (chan.c), and from the monitor,
- * which looks at the server's tasks. Where io_uring does not call, the monitor runs every
- * UBLK_MONITOR_MS, and at once when the char device or its mapping is closed, or when the task work
- * of a request finds its task dying.
+ * which looks at the server's tasks: when the task work of a request finds its task dying and, where
+ * io_uring does not call, when the char device or its mapping is closed. There all servers are also
+ * looked at every UBLK_POLL_MS, by one work for all devices.
  */
 #include <linux/sched.h>
 #include <linux/module.h>
@@ -18,9 +18,13 @@
 #include "ublk_drv.h"
 #include "trace.h"
 
-#define UBLK_MONITOR_MS		250
+#define UBLK_POLL_MS		250
 /* A task that two polls in a row find in exec waits there for its commands to end. */
 #define UBLK_EXEC_POLLS		2
+
+/* Devices whose servers are polled. Its lock is taken inside of dev->mutex. */
+static LIST_HEAD(ublk_watched);
+static DEFINE_MUTEX(ublk_watched_lock);
 
 /*
  * Stage 1 begins: after this, ACTIVE commands may be cancelled. Can be called again. dev->mutex
@@ -210,8 +214,7 @@ static void ublk_abort_dead_tasks(struct ublk_device *dev)
 
 void ublk_monitor_work(struct work_struct *work)
 {
-	struct ublk_device *dev = container_of(to_delayed_work(work), struct ublk_device,
-					       monitor_work);
+	struct ublk_device *dev = container_of(work, struct ublk_device, monitor_work);
 	bool over, dead = false;
 
 	mutex_lock(&dev->mutex);
@@ -227,16 +230,55 @@ void ublk_monitor_work(struct work_struct *work)
 		ublk_cancel_begin(dev);
 		ublk_cancel_all(dev);
 		ublk_abort_dead_tasks(dev);
-	} else if (!over && !UBLK_CAN_CANCEL) {
-		queue_delayed_work(ublk_wq, &dev->monitor_work, msecs_to_jiffies(UBLK_MONITOR_MS));
 	}
 }
 
-/* A first tag of a queue was fetched. */
-void ublk_monitor_start(struct ublk_device *dev)
+/* ublk_watched_lock held. */
+static void ublk_poll_device(struct ublk_device *dev)
 {
-	if (!UBLK_CAN_CANCEL)
-		queue_delayed_work(ublk_wq, &dev->monitor_work, msecs_to_jiffies(UBLK_MONITOR_MS));
+	/* Against the order of locks. It can wait for the next poll. */
+	if (!mutex_trylock(&dev->mutex))
+		return;
+	if (dev->canceling)
+		list_del_init(&dev->watched);
+	else if (ublk_has_dead_task(dev) || test_bit(UBLK_DEV_FLUSHED, &dev->flags))
+		ublk_monitor_kick(dev);
+	mutex_unlock(&dev->mutex);
+}
+
+static void ublk_poll(struct work_struct *work)
+{
+	struct ublk_device *dev, *next;
+
+	mutex_lock(&ublk_watched_lock);
+	list_for_each_entry_safe(dev, next, &ublk_watched, watched)
+		ublk_poll_device(dev);
+	if (!list_empty(&ublk_watched))
+		queue_delayed_work(ublk_wq, to_delayed_work(work), msecs_to_jiffies(UBLK_POLL_MS));
+	mutex_unlock(&ublk_watched_lock);
+}
+
+static DECLARE_DELAYED_WORK(ublk_poll_work, ublk_poll);
+
+/* A first tag of a queue was fetched. dev->mutex held. */
+void ublk_watch(struct ublk_device *dev)
+{
+	if (UBLK_CAN_CANCEL)
+		return;
+	mutex_lock(&ublk_watched_lock);
+	if (list_empty(&dev->watched))
+		list_add(&dev->watched, &ublk_watched);
+	queue_delayed_work(ublk_wq, &ublk_poll_work, msecs_to_jiffies(UBLK_POLL_MS));
+	mutex_unlock(&ublk_watched_lock);
+}
+
+static void ublk_unwatch(struct ublk_device *dev)
+{
+	mutex_lock(&ublk_watched_lock);
+	list_del_init(&dev->watched);
+	if (list_empty(&ublk_watched))
+		cancel_delayed_work(&ublk_poll_work);
+	mutex_unlock(&ublk_watched_lock);
 }
 
 /*
@@ -245,7 +287,7 @@ void ublk_monitor_start(struct ublk_device *dev)
  */
 void ublk_monitor_kick(struct ublk_device *dev)
 {
-	mod_delayed_work(ublk_wq, &dev->monitor_work, 0);
+	queue_work(ublk_wq, &dev->monitor_work);
 }
 
 /* Ready for the next server. dev->mutex held. */
@@ -287,7 +329,8 @@ void ublk_release_work(struct work_struct *work)
 	mutex_lock(&dev->mutex);
 	WRITE_ONCE(dev->released, true);
 	mutex_unlock(&dev->mutex);
-	cancel_delayed_work_sync(&dev->monitor_work);
+	ublk_unwatch(dev);
+	cancel_work_sync(&dev->monitor_work);
 	cancel_work_sync(&dev->cancel_work);
 	/* Requests that no fetcher took, and tags that have no command of their own. */
 	if (dev->queues[0]->batch)

@@ -16,6 +16,7 @@
  *                    for user memory or for a server, and no command is completed under it,
  *                    because that may take a uring_lock
  *   dev->shmem_lock  the table of shared memory
+ *   ublk_watched_lock  the list of devices that are polled
  *   ublk_ids_lock    the table of ids
  * The I/O path takes none of them.
  */
@@ -256,7 +257,8 @@ struct ublk_device {
 	struct work_struct	release_work;	/* last close of the char device */
 	struct work_struct	cancel_work;	/* stage 1 for commands; see ublk_cancel_start() */
 	struct work_struct	scan_work;	/* partition scan */
-	struct delayed_work	monitor_work;	/* looks for a dead server */
+	struct work_struct	monitor_work;	/* looks for a dead server */
+	struct list_head	watched;	/* polled (abort.c) */
 
 	struct ublk_shmem_table __rcu *shmem;	/* written under shmem_lock */
 	struct mutex		shmem_lock;	/* innermost */
@@ -413,7 +415,7 @@ void ublk_cancel_begin(struct ublk_device *dev);
 void ublk_cancel_start(struct ublk_device *dev);
 void ublk_cancel_all(struct ublk_device *dev);
 void ublk_cancel_work(struct work_struct *work);
-void ublk_monitor_start(struct ublk_device *dev);
+void ublk_watch(struct ublk_device *dev);
 void ublk_monitor_kick(struct ublk_device *dev);
 void ublk_monitor_work(struct work_struct *work);
 void ublk_release_work(struct work_struct *work);
