@@ -12,8 +12,9 @@
  * io_uring does not call, when the char device or its mapping is closed. There all servers are also
  * looked at every UBLK_POLL_MS, by one work for all devices.
  */
-#include <linux/sched.h>
 #include <linux/module.h>
+#include <linux/sched.h>
+#include <linux/sched/signal.h>
 
 #include "ublk_drv.h"
 #include "trace.h"
@@ -96,6 +97,9 @@ static bool ublk_lane_is_dead(struct ublk_lane *lane)
 		return true;
 	if (UBLK_CAN_CANCEL)
 		return false;
+	/* A thread of io_uring itself (SQPOLL) waits for its commands to end before it exits. */
+	if (READ_ONCE(lane->task->signal->flags) & SIGNAL_GROUP_EXIT)
+		return true;
 	/* exec waits for the commands of the old program, before it closes any file. */
 	lane->seen_in_exec = lane->task->in_execve ? lane->seen_in_exec + 1 : 0;
 	return lane->seen_in_exec >= UBLK_EXEC_POLLS;
