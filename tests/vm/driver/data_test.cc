@@ -3,12 +3,14 @@
 // What users of the disk see: data, flags, order, results.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/aio_abi.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -70,7 +72,7 @@ struct Shape {
 class DataIntegrity : public testing::TestWithParam<Shape> {};
 
 // Random writes and reads of many sizes and places against a model, each thread in its own part.
-TEST_P(DataIntegrity, RandomWritesAreReadBack_R32_R36) {
+TEST_P(DataIntegrity, RandomWritesAreReadBack_R32_R36_R43) {
   const Shape shape = GetParam();
   Geometry geometry = {.queues = shape.queues, .depth = 32, .flags = shape.flags};
   geometry.block_shift = shape.block_shift;
@@ -349,6 +351,105 @@ TEST(Order, RequestsArriveAsSubmitted_R45) {
   for (const Seen& seen : recorder.Take())
     if (seen.op == UBLK_IO_OP_WRITE) arrived.push_back(seen.sector);
   EXPECT_EQ(arrived, expected) << "requests of one queue arrived in another order";
+}
+
+TEST(Order, DescriptorsStayAsTheyAreUntilTheCommit_R46) {
+  constexpr uint16_t kHeld = 7;
+  const Geometry geometry = {
+      .depth = kHeld + 1, .flags = UBLK_F_NO_AUTO_PART_SCAN, .discard = false};
+  // By place on the disk, since who comes first gets which tag is open.
+  std::vector<std::pair<uint16_t, ublksrv_io_desc>> held;
+  std::atomic<int> wrong = 0;
+  std::atomic<bool> hold = true;
+  Served served(geometry, [&](const Request& request) -> std::optional<int> {
+    const uint64_t block = request.offset() / 4096;
+    const bool right = request.bytes() == 4096 && request.op() == UBLK_IO_OP_WRITE &&
+                       std::all_of(request.buffer, request.buffer + 4096,
+                                   [&](std::byte b) { return b == static_cast<std::byte>(block); });
+    if (!right) ++wrong;
+    if (!hold || block >= kHeld) return 4096;
+    held.emplace_back(request.tag, *request.desc);
+    return std::nullopt;
+  });
+  const auto write = [&](uint64_t block) {
+    const AlignedBuffer buffer(4096);
+    std::memset(buffer.data(), static_cast<int>(block & 0xff), 4096);
+    return pwrite(served.fd, buffer.data(), 4096, static_cast<off_t>(block * 4096)) == 4096;
+  };
+  std::vector<std::thread> writers;
+  std::atomic<int> failed = 0;
+  for (uint64_t block = 0; block < kHeld; ++block) {
+    writers.emplace_back([&, block] { failed += write(block) ? 0 : 1; });
+  }
+  const auto in_server = [&](const std::function<void(QueueServer&)>& action) {
+    served.server->InThread(0, action);
+  };
+  EXPECT_TRUE(Eventually([&] {
+    bool all = false;
+    in_server([&](QueueServer&) { all = held.size() == kHeld; });
+    return all;
+  }));
+  for (uint64_t round = 0; round < 100; ++round) EXPECT_TRUE(write(100 + round));
+  hold = false;
+  in_server([&](QueueServer& q) {
+    for (const auto& [tag, desc] : held) {
+      EXPECT_EQ(std::memcmp(&q.Desc(tag), &desc, sizeof(desc)), 0) << "tag " << tag;
+      q.Commit(tag, 4096);
+    }
+  });
+  for (std::thread& writer : writers) writer.join();
+  EXPECT_EQ(failed, 0);
+  EXPECT_EQ(wrong, 0) << "a server was told before descriptor and data were there";
+}
+
+// To end a request may end the last use of the disk, and that waits for a write that the same
+// thread of the server has to answer.
+TEST(Results, TheLastUseOfADiskEndsInAnotherTask_R50) {
+  const Geometry geometry = {.flags = UBLK_F_NO_AUTO_PART_SCAN};
+  SharedMemory ram(geometry.bytes);
+  const Handler inner = RamHandler(ram.data());
+  std::atomic<bool> hold = true;
+  Control control;
+  Device device(control, geometry);
+  Server server(device.id(), geometry, [&](const Request& request) -> std::optional<int> {
+    if (hold && request.op() == UBLK_IO_OP_READ) return std::nullopt;
+    return inner(request);
+  });
+  ASSERT_EQ(control.Start(device.id(), getpid()), 0);
+
+  aio_context_t aio = 0;
+  ASSERT_EQ(syscall(SYS_io_setup, 1, &aio), 0);
+  const AlignedBuffer buffer(4096);
+  const int direct = open(device.disk().c_str(), O_RDWR | O_DIRECT | O_CLOEXEC);
+  iocb io = {};
+  io.aio_lio_opcode = IOCB_CMD_PREAD;
+  io.aio_fildes = static_cast<uint32_t>(direct);
+  io.aio_buf = reinterpret_cast<uintptr_t>(buffer.data());
+  io.aio_nbytes = 4096;
+  iocb* ios = &io;
+  ASSERT_EQ(syscall(SYS_io_submit, aio, 1, &ios), 1);
+  const int cached = open(device.disk().c_str(), O_RDWR | O_CLOEXEC);
+  const auto held = [&] {
+    size_t count = 0;
+    server.InThread(0, [&](QueueServer& q) { count = q.kept().size(); });
+    return count;
+  };
+  ASSERT_TRUE(Eventually([&] { return held() == 1; }));
+  // A whole page, which needs not be read before.
+  ASSERT_EQ(pwrite(cached, std::string(4096, 'x').c_str(), 4096, 8192), 4096);
+  close(cached);
+  // Only the request in flight still uses the disk.
+  close(direct);
+  hold = false;
+  server.InThread(0, [](QueueServer& q) { q.Commit(q.kept()[0], 4096); });
+  io_event event = {};
+  EXPECT_EQ(syscall(SYS_io_getevents, aio, 1, 1, &event, nullptr), 1);
+  EXPECT_EQ(event.res, 4096);
+  EXPECT_TRUE(Eventually([&] { return ram.data()[8192] == std::byte{'x'}; }))
+      << "the server waits for itself";
+  EXPECT_TRUE(Eventually([&] { return control.TryStop(device.id()) == 0; }))
+      << "the disk is still in use";
+  EXPECT_EQ(syscall(SYS_io_destroy, aio), 0);
 }
 
 TEST(Results, ErrorsAreMapped_R48) {
