@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <random>
 
@@ -497,6 +498,57 @@ TEST_F(Batch, PrepIsAllOrNothing_R78) {
     EXPECT_EQ(ring.Run(UBLK_U_IO_PREP_IO_CMDS, 0, elements), -EBUSY) << "all tags are there";
   }
   close(fd);
+}
+
+TEST_F(Batch, ACommitSaysHowFarItCame_R78) {
+  const Geometry geometry = BatchGeometry(1, UBLK_F_NO_AUTO_PART_SCAN);
+  Device device(control_, geometry);
+  const int fd = open(CharPath(device.id()).c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_GE(fd, 0);
+  const auto memory = std::make_unique<std::byte[]>(kIoBytes);
+  const auto element = [&](uint16_t tag, int result) {
+    return Element{.head = {.tag = tag, .buf_index = 0, .result = result},
+                   .addr = reinterpret_cast<uintptr_t>(memory.get())};
+  };
+  {
+    BatchRing ring(fd, geometry);
+    for (uint16_t i = 0; i < kFetchBuffers; ++i) ring.Provide(i);
+    std::vector<Element> all;
+    for (uint16_t tag = 0; tag < geometry.depth; ++tag) all.push_back(element(tag, 0));
+    ASSERT_EQ(ring.Run(UBLK_U_IO_PREP_IO_CMDS, 0, all), 0);
+    ASSERT_EQ(control_.Start(device.id(), getpid()), 0);
+    const OpenDisk disk(device.disk());
+    const PendingIo first(disk, PendingIo::Op::kRead, 0);
+    const PendingIo second(disk, PendingIo::Op::kRead, 8192);
+    std::vector<uint16_t> tags;
+    ring.Fetch(0, 0);
+    while (tags.size() < 2) {
+      io_uring_cqe* cqe = nullptr;
+      io_uring_submit_and_wait(ring.get(), 1);
+      if (io_uring_peek_cqe(ring.get(), &cqe) != 0) continue;
+      const io_uring_cqe copy = {.user_data = cqe->user_data, .res = cqe->res, .flags = cqe->flags};
+      io_uring_cqe_seen(ring.get(), cqe);
+      ASSERT_GT(copy.res, 0) << "the fetch ended";
+      for (const uint16_t tag : ring.Tags(copy)) tags.push_back(tag);
+    }
+    const auto none =
+        static_cast<uint16_t>(std::find_if(all.begin(), all.end(), [&](const auto& e) {
+                                return e.head.tag != tags[0] && e.head.tag != tags[1];
+                              })->head.tag);
+    const int io = int{kIoBytes};
+    EXPECT_EQ(ring.Run(UBLK_U_IO_COMMIT_IO_CMDS, 0,
+                       {element(tags[0], io), element(none, io), element(tags[1], io)}),
+              int{sizeof(Element)})
+        << "the second has no request";
+    EXPECT_TRUE(Eventually([&] { return !first.Waits() || !second.Waits(); }));
+    EXPECT_EQ(ring.Run(UBLK_U_IO_COMMIT_IO_CMDS, 0, {element(tags[0], io)}), -EBUSY)
+        << "it was committed";
+    EXPECT_EQ(ring.Run(UBLK_U_IO_COMMIT_IO_CMDS, 0, {element(tags[1], io)}), int{sizeof(Element)});
+    EXPECT_EQ(first.Result(), io);
+    EXPECT_EQ(second.Result(), io);
+  }
+  close(fd);
+  EXPECT_EQ(control_.Stop(device.id()), 0);
 }
 
 TEST_F(Batch, AKilledServerLeavesADeadDeviceOrARecoverableOne_R78_R67) {
