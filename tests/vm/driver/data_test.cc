@@ -9,7 +9,9 @@
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/swap.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -293,6 +295,76 @@ TEST(Ops, FuaIsForwarded_R54) {
   const auto write = recorder.Find(UBLK_IO_OP_WRITE);
   ASSERT_TRUE(write.has_value());
   EXPECT_NE(write->flags & UBLK_IO_F_FUA, 0U) << "an O_DSYNC write must carry FUA";
+}
+
+TEST(Ops, HintsOfTheirUsersAreForwarded_R54) {
+  const Geometry geometry;
+  SharedMemory ram(geometry.bytes);
+  Recorder recorder;
+  Served served(geometry, recorder.Wrap(RamHandler(ram.data())), {}, O_RDWR);
+  const std::string disk = served.device.disk();
+  const auto flags = [&](uint8_t op) {
+    uint32_t all = 0;
+    for (const Seen& seen : recorder.Take())
+      if (seen.op == op) all |= seen.flags;
+    return all;
+  };
+
+  constexpr uint32_t kFailFast =
+      UBLK_IO_F_FAILFAST_DEV | UBLK_IO_F_FAILFAST_TRANSPORT | UBLK_IO_F_FAILFAST_DRIVER;
+  // A page may be read ahead and not be there in the end.
+  recorder.Take();
+  ASSERT_EQ(posix_fadvise(served.fd, 8 << 20, 64 << 10, POSIX_FADV_WILLNEED), 0);
+  uint32_t seen = 0;
+  EXPECT_TRUE(Eventually([&] { return ((seen |= flags(UBLK_IO_OP_READ)) & kFailFast) != 0; }));
+  EXPECT_EQ(seen & kFailFast, kFailFast) << "of what is only read ahead";
+
+  ASSERT_EQ(std::system(("mke2fs -q -t ext2 " + disk + " 4096").c_str()), 0);
+  const char* folder = "/tmp/meta";
+  mkdir(folder, 0700);
+  recorder.Take();
+  // Without the pages that mke2fs has left.
+  ASSERT_EQ(ioctl(served.fd, BLKFLSBUF, 0), 0);
+  ASSERT_EQ(mount(disk.c_str(), folder, "ext4", 0, nullptr), 0) << std::strerror(errno);
+  close(open((std::string(folder) + "/file").c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+  ASSERT_EQ(umount(folder), 0);
+  EXPECT_NE(flags(UBLK_IO_OP_READ) & UBLK_IO_F_META, 0U) << "of what ext4 reads of its own";
+
+  ASSERT_EQ(std::system(("mkswap " + disk + " >/dev/null").c_str()), 0);
+  recorder.Take();
+  ASSERT_EQ(swapon(disk.c_str(), 0), 0) << std::strerror(errno);
+  constexpr size_t kBytes = 256 << 10;
+  void* memory = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  seen = 0;
+  EXPECT_TRUE(Eventually([&] {
+    std::memset(memory, 1, kBytes);
+    madvise(memory, kBytes, MADV_PAGEOUT);
+    return ((seen |= flags(UBLK_IO_OP_WRITE)) & UBLK_IO_F_SWAP) != 0;
+  })) << "of pages that are swapped out";
+  munmap(memory, kBytes);
+  ASSERT_EQ(swapoff(disk.c_str()), 0);
+}
+
+TEST(Data, ProcessorsMayComeAndGo_R75) {
+  const std::string processor = "/sys/devices/system/cpu/cpu1/online";
+  if (ReadLine(processor) != "1") GTEST_SKIP() << "the second processor can't be switched off";
+  const Geometry geometry = {.queues = 4};
+  SharedMemory ram(geometry.bytes);
+  Served served(geometry, RamHandler(ram.data()));
+  VerifiedLoad load(served.device.disk(), 4);
+  const auto goes_on = [&] {
+    const int before = load.done();
+    return Eventually([&] { return load.done() > before + 100; }, std::chrono::seconds(60));
+  };
+  for (int round = 0; round < 3; ++round) {
+    for (const char* state : {"0", "1"}) {
+      EXPECT_TRUE(WriteLine(processor, state));
+      EXPECT_TRUE(goes_on()) << "requests hang with the processor at " << state;
+    }
+  }
+  load.Finish();
+  EXPECT_EQ(load.errors(), 0);
+  EXPECT_EQ(load.wrong(), 0);
 }
 
 TEST(Ops, AttributesShowInSysfs) {
