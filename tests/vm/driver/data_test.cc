@@ -330,7 +330,7 @@ TEST(Ops, HintsOfTheirUsersAreForwarded_R54) {
   ASSERT_EQ(umount(folder), 0);
   EXPECT_NE(flags(UBLK_IO_OP_READ) & UBLK_IO_F_META, 0U) << "of what ext4 reads of its own";
 
-  ASSERT_EQ(std::system(("mkswap " + disk + " >/dev/null").c_str()), 0);
+  ASSERT_EQ(std::system(("mkswap " + disk + " >/dev/null 2>&1").c_str()), 0);
   recorder.Take();
   ASSERT_EQ(swapon(disk.c_str(), 0), 0) << std::strerror(errno);
   constexpr size_t kBytes = 256 << 10;

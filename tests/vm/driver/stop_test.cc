@@ -131,6 +131,7 @@ TEST_F(TryStop, NeverTakesAnOpenDiskAway_R21) {
     }
   });
   for (int round = 0; round < 10; ++round) {
+    SCOPED_TRACE("round " + std::to_string(round));
     const int before = opened;
     EXPECT_TRUE(Eventually([&] { return opened > before + 3; }));
     int result = -EBUSY;
