@@ -8,32 +8,64 @@
  * that the server held are failed or queued again, and the disk goes or waits for the next server.
  *
  * Stage 1 starts from io_uring's cancel call where there is one (chan.c), and from the monitor,
- * which looks at the server's tasks. Where io_uring does not call, the monitor runs every
- * UBLK_MONITOR_MS, and at once when the char device or its mapping is closed, or when the task work
- * of a request finds its task dying.
+ * which looks at the server's tasks: when the task work of a request finds its task dying and, where
+ * io_uring does not call, when the char device or its mapping is closed. There all servers are also
+ * looked at every UBLK_POLL_MS, by one work for all devices.
  */
-#include <linux/sched.h>
 #include <linux/module.h>
+#include <linux/sched.h>
+#include <linux/sched/signal.h>
 
 #include "ublk_drv.h"
 #include "trace.h"
 
-#define UBLK_MONITOR_MS		250
+#define UBLK_POLL_MS		250
 /* A task that two polls in a row find in exec waits there for its commands to end. */
 #define UBLK_EXEC_POLLS		2
 
-/* Stage 1 begins: after this, ACTIVE commands may be cancelled. Can be called again. */
+/* Devices whose servers are polled. Its lock is taken inside of dev->mutex. */
+static LIST_HEAD(ublk_watched);
+static DEFINE_MUTEX(ublk_watched_lock);
+
+/*
+ * Stage 1 begins: after this, ACTIVE commands may be cancelled. Can be called again. dev->mutex
+ * held.
+ */
+void ublk_cancel_begin_locked(struct ublk_device *dev)
+{
+	lockdep_assert_held(&dev->mutex);
+	/* Whoever has the char device open now gets no more commands in. */
+	if (!dev->canceling && test_bit(UBLK_DEV_OPEN, &dev->flags)) {
+		trace_ublk_abort(dev->id, dev->info.state);
+		dev->canceling = true;
+	}
+	ublk_gates_close(dev);
+	/* QUIESCE_DEV has nothing to wait for any more. */
+	wake_up_all(&dev->wait);
+}
+
 void ublk_cancel_begin(struct ublk_device *dev)
 {
 	mutex_lock(&dev->mutex);
-	if (!dev->canceling)
-		trace_ublk_abort(dev->id, dev->info.state);
-	/* Whoever has the char device open now gets no more commands in. */
-	dev->canceling = test_bit(UBLK_DEV_OPEN, &dev->flags);
-	ublk_gates_close(dev);
+	ublk_cancel_begin_locked(dev);
 	mutex_unlock(&dev->mutex);
-	/* QUIESCE_DEV has nothing to wait for any more. */
-	wake_up_all(&dev->wait);
+}
+
+/*
+ * Stage 1 for control commands, which flush cancel_work later.
+ *
+ * Completing the last command may be the last use of the char device's file. Its release would then
+ * be left to the caller, as task work, which a worker of io_uring on its way to wait for that
+ * release does not get to. A kernel thread has it done elsewhere.
+ */
+void ublk_cancel_start(struct ublk_device *dev)
+{
+	mutex_lock(&dev->mutex);
+	ublk_cancel_begin_locked(dev);
+	/* Not for a server that is gone: the work must not meet the commands of the next one. */
+	if (dev->canceling && !dev->released)
+		queue_work(ublk_wq, &dev->cancel_work);
+	mutex_unlock(&dev->mutex);
 }
 
 /*
@@ -65,6 +97,9 @@ static bool ublk_lane_is_dead(struct ublk_lane *lane)
 		return true;
 	if (UBLK_CAN_CANCEL)
 		return false;
+	/* A thread of io_uring itself (SQPOLL) waits for its commands to end before it exits. */
+	if (READ_ONCE(lane->task->signal->flags) & SIGNAL_GROUP_EXIT)
+		return true;
 	/* exec waits for the commands of the old program, before it closes any file. */
 	lane->seen_in_exec = lane->task->in_execve ? lane->seen_in_exec + 1 : 0;
 	return lane->seen_in_exec >= UBLK_EXEC_POLLS;
@@ -183,8 +218,7 @@ static void ublk_abort_dead_tasks(struct ublk_device *dev)
 
 void ublk_monitor_work(struct work_struct *work)
 {
-	struct ublk_device *dev = container_of(to_delayed_work(work), struct ublk_device,
-					       monitor_work);
+	struct ublk_device *dev = container_of(work, struct ublk_device, monitor_work);
 	bool over, dead = false;
 
 	mutex_lock(&dev->mutex);
@@ -200,16 +234,55 @@ void ublk_monitor_work(struct work_struct *work)
 		ublk_cancel_begin(dev);
 		ublk_cancel_all(dev);
 		ublk_abort_dead_tasks(dev);
-	} else if (!over && !UBLK_CAN_CANCEL) {
-		queue_delayed_work(ublk_wq, &dev->monitor_work, msecs_to_jiffies(UBLK_MONITOR_MS));
 	}
 }
 
-/* A first tag of a queue was fetched. */
-void ublk_monitor_start(struct ublk_device *dev)
+/* ublk_watched_lock held. */
+static void ublk_poll_device(struct ublk_device *dev)
 {
-	if (!UBLK_CAN_CANCEL)
-		queue_delayed_work(ublk_wq, &dev->monitor_work, msecs_to_jiffies(UBLK_MONITOR_MS));
+	/* Against the order of locks. It can wait for the next poll. */
+	if (!mutex_trylock(&dev->mutex))
+		return;
+	if (dev->canceling)
+		list_del_init(&dev->watched);
+	else if (ublk_has_dead_task(dev) || test_bit(UBLK_DEV_FLUSHED, &dev->flags))
+		ublk_monitor_kick(dev);
+	mutex_unlock(&dev->mutex);
+}
+
+static void ublk_poll(struct work_struct *work)
+{
+	struct ublk_device *dev, *next;
+
+	mutex_lock(&ublk_watched_lock);
+	list_for_each_entry_safe(dev, next, &ublk_watched, watched)
+		ublk_poll_device(dev);
+	if (!list_empty(&ublk_watched))
+		queue_delayed_work(ublk_wq, to_delayed_work(work), msecs_to_jiffies(UBLK_POLL_MS));
+	mutex_unlock(&ublk_watched_lock);
+}
+
+static DECLARE_DELAYED_WORK(ublk_poll_work, ublk_poll);
+
+/* A first tag of a queue was fetched. dev->mutex held. */
+void ublk_watch(struct ublk_device *dev)
+{
+	if (UBLK_CAN_CANCEL)
+		return;
+	mutex_lock(&ublk_watched_lock);
+	if (list_empty(&dev->watched))
+		list_add(&dev->watched, &ublk_watched);
+	queue_delayed_work(ublk_wq, &ublk_poll_work, msecs_to_jiffies(UBLK_POLL_MS));
+	mutex_unlock(&ublk_watched_lock);
+}
+
+static void ublk_unwatch(struct ublk_device *dev)
+{
+	mutex_lock(&ublk_watched_lock);
+	list_del_init(&dev->watched);
+	if (list_empty(&ublk_watched))
+		cancel_delayed_work(&ublk_poll_work);
+	mutex_unlock(&ublk_watched_lock);
 }
 
 /*
@@ -218,7 +291,7 @@ void ublk_monitor_start(struct ublk_device *dev)
  */
 void ublk_monitor_kick(struct ublk_device *dev)
 {
-	mod_delayed_work(ublk_wq, &dev->monitor_work, 0);
+	queue_work(ublk_wq, &dev->monitor_work);
 }
 
 /* Ready for the next server. dev->mutex held. */
@@ -260,7 +333,9 @@ void ublk_release_work(struct work_struct *work)
 	mutex_lock(&dev->mutex);
 	WRITE_ONCE(dev->released, true);
 	mutex_unlock(&dev->mutex);
-	cancel_delayed_work_sync(&dev->monitor_work);
+	ublk_unwatch(dev);
+	cancel_work_sync(&dev->monitor_work);
+	cancel_work_sync(&dev->cancel_work);
 	/* Requests that no fetcher took, and tags that have no command of their own. */
 	if (dev->queues[0]->batch)
 		ublk_cancel_all(dev);
@@ -283,6 +358,8 @@ void ublk_release_work(struct work_struct *work)
 	dev->nr_ready = 0;
 	dev->released = false;
 	dev->canceling = false;
+	/* Who waits for another server has not waited for this one. */
+	ublk_waiters_end(dev, dev->server);
 	put_pid(dev->server);
 	dev->server = NULL;
 	WRITE_ONCE(dev->mm, NULL);

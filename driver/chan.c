@@ -144,7 +144,7 @@ static int ublk_fetch_locked(struct ublk_device *dev, struct ublk_queue *q, stru
 	ublk_publish(q, io, cmd);
 
 	if (!q->nr_fetched++)
-		ublk_monitor_start(dev);
+		ublk_watch(dev);
 	if (q->nr_fetched == q->depth)
 		ublk_queue_ready(dev);
 	return -EIOCBQUEUED;

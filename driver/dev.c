@@ -96,7 +96,7 @@ static void ublk_dev_free_parts(struct ublk_device *dev)
 	u16 i;
 
 	/* A request that timed out may have started it last. */
-	cancel_delayed_work_sync(&dev->monitor_work);
+	cancel_work_sync(&dev->monitor_work);
 	if (dev->queues) {
 		for (i = 0; i < dev->nr_queues; i++)
 			ublk_queue_destroy(dev->queues[i]);
@@ -194,11 +194,13 @@ struct ublk_device *ublk_dev_create(struct ublksrv_ctrl_dev_info *info)
 	mutex_init(&dev->shmem_lock);
 	ida_init(&dev->shmem_ids);
 	init_waitqueue_head(&dev->wait);
+	INIT_LIST_HEAD(&dev->waiters);
 	INIT_WORK(&dev->release_work, ublk_release_work);
 	INIT_WORK(&dev->stop_work, ublk_stop_work);
 	INIT_WORK(&dev->cancel_work, ublk_cancel_work);
 	INIT_WORK(&dev->scan_work, ublk_scan_work);
-	INIT_DELAYED_WORK(&dev->monitor_work, ublk_monitor_work);
+	INIT_WORK(&dev->monitor_work, ublk_monitor_work);
+	INIT_LIST_HEAD(&dev->watched);
 	dev->nr_queues = info->nr_hw_queues;
 	dev->depth = info->queue_depth;
 	dev->desc_bytes = info->io_desc_size;

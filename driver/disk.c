@@ -125,13 +125,12 @@ void ublk_scan_work(struct work_struct *work)
 	mutex_unlock(&disk->open_mutex);
 }
 
-/* Claim the disk for removal. NULL if there is none. */
+/* Claim the disk for removal. NULL if there is none. dev->stop_lock held. */
 static struct gendisk *ublk_disk_claim(struct ublk_device *dev)
 {
 	struct gendisk *disk;
 
 	mutex_lock(&dev->mutex);
-	dev->stops++;
 	disk = dev->disk;
 	if (disk) {
 		dev->stopping = true;
@@ -147,28 +146,35 @@ static struct gendisk *ublk_disk_claim(struct ublk_device *dev)
 	return disk;
 }
 
+/* Remove the disk, if there is one. dev->stop_lock held. */
+void ublk_disk_remove(struct ublk_device *dev)
+{
+	struct gendisk *disk = ublk_disk_claim(dev);
+
+	if (!disk)
+		return;
+	del_gendisk(disk);
+	cancel_work_sync(&dev->scan_work);
+
+	mutex_lock(&dev->mutex);
+	dev->disk = NULL;
+	cmpxchg(&dev->closed_disk, disk, NULL);
+	dev->stopping = false;
+	dev->info.state = UBLK_S_DEV_DEAD;
+	/* The server has to come again before the next disk. */
+	ublk_cancel_begin_locked(dev);
+	mutex_unlock(&dev->mutex);
+	put_disk(disk);
+}
+
 /*
  * Remove the disk, if there is one. Waits until the server has finished what it holds, or has died.
  * May be called by several at once.
  */
 void ublk_disk_stop(struct ublk_device *dev)
 {
-	struct gendisk *disk;
-
 	mutex_lock(&dev->stop_lock);
-	disk = ublk_disk_claim(dev);
-	if (disk) {
-		del_gendisk(disk);
-		cancel_work_sync(&dev->scan_work);
-
-		mutex_lock(&dev->mutex);
-		dev->disk = NULL;
-		cmpxchg(&dev->closed_disk, disk, NULL);
-		dev->stopping = false;
-		dev->info.state = UBLK_S_DEV_DEAD;
-		mutex_unlock(&dev->mutex);
-		put_disk(disk);
-	}
+	ublk_disk_remove(dev);
 	mutex_unlock(&dev->stop_lock);
 }
 

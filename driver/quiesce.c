@@ -68,14 +68,11 @@ static int ublk_quiesce_end(struct ublk_device *dev, long waited)
 	} else if (paused) {
 		dev->canceling = true;
 		ublk_gates_close(dev);
+		queue_work(ublk_wq, &dev->cancel_work);
 	}
 	mutex_unlock(&dev->mutex);
 	wake_up_all(&dev->wait);
-
-	if (paused && !err) {
-		queue_work(ublk_wq, &dev->cancel_work);
-		flush_work(&dev->cancel_work);
-	}
+	flush_work(&dev->cancel_work);
 	return err;
 }
 

@@ -4,21 +4,9 @@
  * server is gone. START_DEV and END_USER_RECOVERY wait until every tag was fetched.
  */
 #include <linux/pid.h>
-#include <linux/sched.h>
 
 #include "ublk_drv.h"
 #include "trace.h"
-
-/* Is it the process that has the char device open? Numbers are those of the caller's namespace. */
-static bool ublk_is_server(const struct ublk_device *dev, pid_t nr)
-{
-	bool same;
-
-	rcu_read_lock();
-	same = dev->server && find_vpid(nr) == dev->server;
-	rcu_read_unlock();
-	return same;
-}
 
 /* How a server takes over. Both are called with dev->mutex held. */
 struct ublk_takeover {
@@ -26,51 +14,82 @@ struct ublk_takeover {
 	int	(*take)(struct ublk_device *dev);	/* everything is there */
 };
 
+/* Who waits for a server to have every tag. */
+struct ublk_waiter {
+	struct list_head	link;	/* dev->waiters */
+	struct pid		*server;
+	bool			over;	/* there is nothing to wait for any more */
+};
+
+/* Those that wait for @server, or all, need not wait any more. dev->mutex held. */
+void ublk_waiters_end(struct ublk_device *dev, const struct pid *server)
+{
+	struct ublk_waiter *w;
+
+	lockdep_assert_held(&dev->mutex);
+	list_for_each_entry(w, &dev->waiters, link)
+		if (!server || w->server == server)
+			WRITE_ONCE(w->over, true);
+	wake_up_all(&dev->wait);
+}
+
 /* -EAGAIN: the server is gone again. dev->mutex held. */
 static int ublk_take_over_ready(struct ublk_device *dev, const struct ublk_takeover *how,
-				pid_t server, u32 stops)
+				const struct ublk_waiter *w)
 {
 	int err;
 
-	if (dev->stops != stops || test_bit(UBLK_DEV_DELETED, &dev->flags))
+	if (w->over || test_bit(UBLK_DEV_DELETED, &dev->flags))
 		return -EBUSY;
 	err = how->check(dev);
 	if (err)
 		return err;
 	if (dev->nr_ready != dev->nr_queues || dev->canceling)
 		return -EAGAIN;
-	if (!ublk_is_server(dev, server))
+	if (w->server != dev->server)
 		return -EINVAL;
 	return how->take(dev);
 }
 
-static bool ublk_can_take_over(struct ublk_device *dev, u32 stops)
+static bool ublk_can_take_over(struct ublk_device *dev, const struct ublk_waiter *w)
 {
 	return (READ_ONCE(dev->nr_ready) == dev->nr_queues && !READ_ONCE(dev->canceling)) ||
-	       READ_ONCE(dev->stops) != stops || test_bit(UBLK_DEV_DELETED, &dev->flags);
+	       READ_ONCE(w->over) || test_bit(UBLK_DEV_DELETED, &dev->flags);
 }
 
-static int ublk_take_over(struct ublk_device *dev, const struct ublk_takeover *how, pid_t server)
+/* dev->mutex held, but not while it waits. */
+static int ublk_wait_and_take_over(struct ublk_device *dev, const struct ublk_takeover *how,
+				   const struct ublk_waiter *w)
 {
-	u32 stops;
-	int err;
+	int err = how->check(dev);
 
-	if (server <= 0)
-		return -EINVAL;
-	mutex_lock(&dev->mutex);
-	stops = dev->stops;
-	err = how->check(dev);
-	mutex_unlock(&dev->mutex);
 	if (err)
 		return err;
-
 	do {
-		if (wait_event_interruptible(dev->wait, ublk_can_take_over(dev, stops)))
-			return -EINTR;
-		mutex_lock(&dev->mutex);
-		err = ublk_take_over_ready(dev, how, server, stops);
 		mutex_unlock(&dev->mutex);
+		err = wait_event_interruptible(dev->wait, ublk_can_take_over(dev, w));
+		mutex_lock(&dev->mutex);
+		if (err)
+			return -EINTR;
+		err = ublk_take_over_ready(dev, how, w);
 	} while (err == -EAGAIN);
+	return err;
+}
+
+/* @server is a number of the caller's namespace: of the process that has the char device open. */
+static int ublk_take_over(struct ublk_device *dev, const struct ublk_takeover *how, pid_t server)
+{
+	struct ublk_waiter w = { .server = find_get_pid(server) };
+	int err;
+
+	if (!w.server)
+		return -EINVAL;
+	mutex_lock(&dev->mutex);
+	list_add(&w.link, &dev->waiters);
+	err = ublk_wait_and_take_over(dev, how, &w);
+	list_del(&w.link);
+	mutex_unlock(&dev->mutex);
+	put_pid(w.server);
 	return err;
 }
 

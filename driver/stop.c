@@ -11,12 +11,29 @@
 #include "compat/block.h"
 #include "ublk_drv.h"
 
-/* Remove the disk and end the commands of the server. */
-static void ublk_stop_now(struct ublk_device *dev)
+/* START_DEV and END_USER_RECOVERY, whether they wait for a server or for its zones, are over. */
+static void ublk_end_starts(struct ublk_device *dev)
 {
-	ublk_disk_stop(dev);
-	ublk_cancel_begin(dev);
-	ublk_cancel_all(dev);
+	mutex_lock(&dev->mutex);
+	dev->stops++;
+	ublk_waiters_end(dev, NULL);
+	mutex_unlock(&dev->mutex);
+}
+
+/*
+ * Remove the disk and end the commands of the server. With @only, nothing is done if that is not
+ * the disk any more: somebody else stopped it, and maybe started another.
+ */
+static void ublk_stop_now(struct ublk_device *dev, const struct gendisk *only)
+{
+	mutex_lock(&dev->stop_lock);
+	if (!only || READ_ONCE(dev->disk) == only) {
+		ublk_end_starts(dev);
+		ublk_disk_remove(dev);
+		ublk_cancel_start(dev);
+	}
+	mutex_unlock(&dev->stop_lock);
+	flush_work(&dev->cancel_work);
 }
 
 /* Remove the char device. The id stays taken until the last user is gone. */
@@ -31,12 +48,22 @@ static void ublk_dev_remove(struct ublk_device *dev)
 void ublk_stop_work(struct work_struct *work)
 {
 	struct ublk_device *dev = container_of(work, struct ublk_device, stop_work);
+	struct gendisk *only;
 	u32 asked;
+	bool any;
 
 	mutex_lock(&dev->mutex);
 	asked = dev->stop_asked;
+	any = dev->stop_any;
+	only = dev->stop_only;
+	dev->stop_any = false;
+	dev->stop_only = NULL;
 	mutex_unlock(&dev->mutex);
-	ublk_stop_now(dev);
+
+	if (any || only)
+		ublk_stop_now(dev, any ? NULL : only);
+	if (only)
+		put_device(disk_to_dev(only));
 	if (test_bit(UBLK_DEV_DELETED, &dev->flags))
 		ublk_dev_remove(dev);
 
@@ -50,14 +77,28 @@ void ublk_stop_work(struct work_struct *work)
 	module_put(THIS_MODULE);
 }
 
-/* 0 when the device is stopped, -EINTR if it will be. May be called by several at once. */
-int ublk_dev_stop(struct ublk_device *dev)
+/*
+ * Have the device stopped, or with @only that disk alone. 0 when that is done, -EINTR if it will be.
+ * May be called by several at once.
+ */
+static int ublk_stop_ask(struct ublk_device *dev, struct gendisk *only)
 {
+	struct gendisk *old = NULL;
 	u32 ticket;
 
 	mutex_lock(&dev->mutex);
 	ticket = ++dev->stop_asked;
+	if (!only) {
+		dev->stop_any = true;
+	} else if (dev->disk == only && dev->stop_only != only) {
+		/* What was asked for before is gone. */
+		old = dev->stop_only;
+		get_device(disk_to_dev(only));
+		dev->stop_only = only;
+	}
 	mutex_unlock(&dev->mutex);
+	if (old)
+		put_device(disk_to_dev(old));
 
 	/* The work outlives the command and its hold on dev and on the module. */
 	ublk_dev_get(dev);
@@ -70,6 +111,11 @@ int ublk_dev_stop(struct ublk_device *dev)
 	if (wait_event_interruptible(dev->wait, (s32)(READ_ONCE(dev->stop_done) - ticket) >= 0))
 		return -EINTR;
 	return 0;
+}
+
+int ublk_dev_stop(struct ublk_device *dev)
+{
+	return ublk_stop_ask(dev, NULL);
 }
 
 /* TRY_STOP_DEV: stop if nobody has the disk open. */
@@ -90,11 +136,14 @@ int ublk_dev_stop_unused(struct ublk_device *dev)
 		WRITE_ONCE(dev->closed_disk, disk);
 	mutex_unlock(&disk->open_mutex);
 	if (!err) {
-		err = ublk_dev_stop(dev);
+		err = ublk_stop_ask(dev, disk);
 		mutex_lock(&dev->mutex);
-		/* Else it still goes, and this with it. */
+		/* Else it still goes, and closed_disk with it. */
 		if (dev->disk != disk)
 			cmpxchg(&dev->closed_disk, disk, NULL);
+		/* Somebody else stopped it, and started another. */
+		if (!err && dev->disk && dev->disk != disk)
+			err = -ENODEV;
 		mutex_unlock(&dev->mutex);
 	}
 put:
@@ -113,6 +162,6 @@ int ublk_dev_delete(struct ublk_device *dev)
 void ublk_dev_delete_now(struct ublk_device *dev)
 {
 	set_bit(UBLK_DEV_DELETED, &dev->flags);
-	ublk_stop_now(dev);
+	ublk_stop_now(dev, NULL);
 	ublk_dev_remove(dev);
 }

@@ -34,9 +34,11 @@ TRACE_EVENT(ublk_dispatch,
 );
 
 /* The server's result, and how many bytes of the request are done with it. */
-TRACE_EVENT(ublk_commit,
+TRACE_EVENT_CONDITION(ublk_commit,
 	TP_PROTO(u32 id, u16 queue, u16 tag, int res, u32 bytes),
 	TP_ARGS(id, queue, tag, res, bytes),
+	/* What was given back has no result. */
+	TP_CONDITION(res != UBLK_RES_GIVE_BACK),
 	TP_STRUCT__entry(
 		__field(u32, id)
 		__field(u16, queue)

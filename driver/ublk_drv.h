@@ -16,6 +16,7 @@
  *                    for user memory or for a server, and no command is completed under it,
  *                    because that may take a uring_lock
  *   dev->shmem_lock  the table of shared memory
+ *   ublk_watched_lock  the list of devices that are polled
  *   ublk_ids_lock    the table of ids
  * The I/O path takes none of them.
  */
@@ -246,20 +247,24 @@ struct ublk_device {
 	bool			stopping;	/* the disk is being removed */
 	bool			canceling;	/* FETCH is refused until the char device is released */
 	u16			nr_ready;	/* queues with every tag fetched */
-	u32			stops;		/* counts STOP_DEV and DEL_DEV, for those who wait */
+	struct list_head	waiters;	/* START_DEV and END_USER_RECOVERY (start.c) */
+	u32			stops;		/* counts STOP_DEV and DEL_DEV */
 	u32			stop_asked;	/* the last ticket for stop_work */
 	u32			stop_done;	/* the last ticket that was served */
+	bool			stop_any;	/* asked: to stop whatever disk is there */
+	struct gendisk		*stop_only;	/* asked: to stop this one alone; with a reference */
 
 	struct gendisk		*closed_disk;	/* TRY_STOP_DEV found it unused: no new users */
-	wait_queue_head_t	wait;		/* nr_ready, stops, state or a paused tag changed */
+	wait_queue_head_t	wait;		/* nr_ready, waiters, state or a paused tag changed */
 	struct mm_struct	*mm;		/* that mapped descriptors; cmpxchg, compared only */
 
 	bool			released;	/* release_work runs: nobody has the char device */
 	struct work_struct	release_work;	/* last close of the char device */
-	struct work_struct	stop_work;	/* STOP_DEV and DEL_DEV */
-	struct work_struct	cancel_work;	/* stage 1 for QUIESCE_DEV */
+	struct work_struct	stop_work;	/* STOP_DEV, TRY_STOP_DEV and DEL_DEV */
+	struct work_struct	cancel_work;	/* stage 1 for commands; see ublk_cancel_start() */
 	struct work_struct	scan_work;	/* partition scan */
-	struct delayed_work	monitor_work;	/* looks for a dead server */
+	struct work_struct	monitor_work;	/* looks for a dead server */
+	struct list_head	watched;	/* polled (abort.c) */
 
 	struct ublk_shmem_table __rcu *shmem;	/* written under shmem_lock */
 	struct mutex		shmem_lock;	/* innermost */
@@ -301,6 +306,7 @@ bool ublk_quota_take(void);
 void ublk_quota_give_back(void);
 
 /* start.c */
+void ublk_waiters_end(struct ublk_device *dev, const struct pid *server);
 int ublk_ctrl_start(struct ublk_device *dev, struct ublk_ctrl *c);
 int ublk_ctrl_start_recovery(struct ublk_device *dev, struct ublk_ctrl *c);
 int ublk_ctrl_end_recovery(struct ublk_device *dev, struct ublk_ctrl *c);
@@ -404,6 +410,7 @@ unsigned int ublk_copy_from_server(struct request *req, u64 addr, unsigned int b
 /* disk.c */
 int ublk_disk_start(struct ublk_device *dev);
 void ublk_disk_stop(struct ublk_device *dev);
+void ublk_disk_remove(struct ublk_device *dev);
 struct gendisk *ublk_disk_get(struct ublk_device *dev);
 int ublk_disk_resize(struct ublk_device *dev, u64 sectors);
 void ublk_scan_work(struct work_struct *work);
@@ -416,10 +423,12 @@ void ublk_dev_delete_now(struct ublk_device *dev);
 void ublk_stop_work(struct work_struct *work);
 
 /* abort.c */
+void ublk_cancel_begin_locked(struct ublk_device *dev);
 void ublk_cancel_begin(struct ublk_device *dev);
+void ublk_cancel_start(struct ublk_device *dev);
 void ublk_cancel_all(struct ublk_device *dev);
 void ublk_cancel_work(struct work_struct *work);
-void ublk_monitor_start(struct ublk_device *dev);
+void ublk_watch(struct ublk_device *dev);
 void ublk_monitor_kick(struct ublk_device *dev);
 void ublk_monitor_work(struct work_struct *work);
 void ublk_release_work(struct work_struct *work);

@@ -72,17 +72,12 @@ std::vector<uint16_t> BatchRing::Tags(const io_uring_cqe& cqe) {
 
 int BatchRing::Run(uint32_t op, uint16_t queue, const std::vector<Element>& elements,
                    const std::function<void(const io_uring_cqe&)>& others) {
+  return RunWith(op, queue, UBLK_BATCH_F_HAS_BUF_ADDR, elements, others);
+}
+
+int BatchRing::Await(io_uring_sqe* sqe, const std::function<void(const io_uring_cqe&)>& others) {
   constexpr uint64_t kRunUserData = UINT64_MAX;
-  io_uring_sqe* sqe = ring_.Command(fd_, op);
-  sqe->addr = reinterpret_cast<uintptr_t>(elements.data());
   sqe->user_data = kRunUserData;
-  const ublk_batch_io batch = {.q_id = queue,
-                               .flags = UBLK_BATCH_F_HAS_BUF_ADDR,
-                               .nr_elem = static_cast<uint16_t>(elements.size()),
-                               .elem_bytes = sizeof(Element),
-                               .reserved = 0,
-                               .reserved2 = 0};
-  std::memcpy(sqe->cmd, &batch, sizeof(batch));
   for (;;) {
     io_uring_submit_and_wait(ring_.get(), 1);
     io_uring_cqe* cqe = nullptr;

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <thread>
 #include <vector>
@@ -48,6 +49,25 @@ class BatchRing {
   // for what `others` does with answers that come first.
   int Run(uint32_t op, uint16_t queue, const std::vector<Element>& elements,
           const std::function<void(const io_uring_cqe&)>& others = nullptr);
+
+  // Likewise, for elements without addresses and with flags.
+  template <typename AnyElement>
+  int RunWith(uint32_t op, uint16_t queue, uint16_t flags, const std::vector<AnyElement>& elements,
+              const std::function<void(const io_uring_cqe&)>& others = nullptr) {
+    io_uring_sqe* sqe = ring_.Command(fd_, op);
+    sqe->addr = reinterpret_cast<uintptr_t>(elements.data());
+    const ublk_batch_io batch = {.q_id = queue,
+                                 .flags = flags,
+                                 .nr_elem = static_cast<uint16_t>(elements.size()),
+                                 .elem_bytes = sizeof(AnyElement),
+                                 .reserved = 0,
+                                 .reserved2 = 0};
+    std::memcpy(sqe->cmd, &batch, sizeof(batch));
+    return Await(sqe, others);
+  }
+
+  // Sends anything else that has one answer.
+  int Await(io_uring_sqe* sqe, const std::function<void(const io_uring_cqe&)>& others = nullptr);
 
  private:
   const int fd_;

@@ -8,11 +8,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <random>
 
 #include "tests/vm/driver/batch_server.h"
 #include "tests/vm/driver/disk_user.h"
+#include "tests/vm/driver/zero_copy.h"
 
 namespace ublkd::driver_test {
 namespace {
@@ -125,6 +127,145 @@ TEST_F(Batch, AServerThatStopsItsOwnDeviceCanBeKilled_R02) {
   EXPECT_EQ(device.Delete(), 0);
 }
 
+// Serves one queue out of a file, with one thread in whose ring requests find their pages
+// registered, in place `tag` + `shift`.
+class AutoBatchServer {
+ public:
+  AutoBatchServer(uint32_t id, const Geometry& geometry, int file, uint16_t shift, uint16_t flags)
+      : geometry_(geometry), file_(file), shift_(shift), flags_(flags) {
+    chan_ = open(CharPath(id).c_str(), O_RDWR | O_CLOEXEC);
+    EXPECT_GE(chan_, 0);
+    thread_ = std::thread([this] { Serve(); });
+  }
+  ~AutoBatchServer() { Close(); }
+  AutoBatchServer(const AutoBatchServer&) = delete;
+  AutoBatchServer& operator=(const AutoBatchServer&) = delete;
+
+  void Close() {
+    if (!thread_.joinable()) return;
+    thread_.join();
+    close(chan_);
+  }
+  uint64_t delivered() const { return delivered_; }
+  // Requests that came without their pages.
+  uint64_t unregistered() const { return unregistered_; }
+  // Places that still had something in them after a commit.
+  uint64_t left() const { return left_; }
+
+ private:
+  ublk_elem_header ElementOf(uint16_t tag, int result) const {
+    return {.tag = tag, .buf_index = static_cast<uint16_t>(tag + shift_), .result = result};
+  }
+
+  void Serve() {
+    void* map = mmap(nullptr, kIoBytes, PROT_READ, MAP_SHARED | MAP_POPULATE, chan_, 0);
+    const auto* descs = static_cast<const ublksrv_io_desc*>(map);
+    BatchRing ring(chan_);
+    EXPECT_EQ(io_uring_register_buffers_sparse(ring.get(), kPlaces), 0);
+    for (uint16_t i = 0; i < kFetchBuffers; ++i) ring.Provide(i);
+    std::vector<ublk_elem_header> all;
+    for (uint16_t tag = 0; tag < geometry_.depth; ++tag) all.push_back(ElementOf(tag, 0));
+    EXPECT_EQ(ring.RunWith(UBLK_U_IO_PREP_IO_CMDS, 0, flags_, all), 0);
+
+    bool over = false;
+    std::deque<uint16_t> waiting;
+    const auto on_answer = [&](const io_uring_cqe& cqe) {
+      if (cqe.res > 0) {
+        for (const uint16_t tag : ring.Tags(cqe)) waiting.push_back(tag);
+      }
+      if ((cqe.flags & IORING_CQE_F_MORE) != 0) return;
+      over = cqe.res != -ENOBUFS && cqe.res <= 0;
+      if (!over) ring.Fetch(0, 0);
+    };
+    const auto transfer = [&](uint8_t op, size_t bytes, uint64_t offset, unsigned place) {
+      io_uring_sqe* sqe = io_uring_get_sqe(ring.get());
+      PutTransfer(sqe, op, file_, bytes, offset, place);
+      return ring.Await(sqe, on_answer);
+    };
+    const auto answer = [&](uint16_t tag) {
+      const Request request = {
+          .queue = 0, .tag = tag, .desc = &descs[tag], .buffer = nullptr, .fd = chan_};
+      if (!HasData(request)) return 0;
+      if ((request.desc->op_flags & UBLK_IO_F_NEED_REG_BUF) != 0) {
+        ++unregistered_;
+        return -ENOMEM;
+      }
+      return transfer(request.op(), request.bytes(), request.offset(),
+                      static_cast<unsigned>(tag + shift_));
+    };
+    ring.Fetch(0, 0);
+    while (!over || !waiting.empty()) {
+      if (waiting.empty()) {
+        // One answer at least; it may be followed by others.
+        io_uring_cqe* cqe = nullptr;
+        if (io_uring_submit_and_wait(ring.get(), 1) < 0 ||
+            io_uring_peek_cqe(ring.get(), &cqe) != 0) {
+          continue;
+        }
+        const io_uring_cqe copy = {
+            .user_data = cqe->user_data, .res = cqe->res, .flags = cqe->flags};
+        io_uring_cqe_seen(ring.get(), cqe);
+        on_answer(copy);
+        continue;
+      }
+      const uint16_t tag = waiting.front();
+      waiting.pop_front();
+      ++delivered_;
+      const std::vector<ublk_elem_header> done = {ElementOf(tag, answer(tag))};
+      EXPECT_EQ(ring.RunWith(UBLK_U_IO_COMMIT_IO_CMDS, 0, flags_, done, on_answer),
+                static_cast<int>(sizeof(ublk_elem_header)));
+    }
+    // The disk is gone, and every request of it: nothing may be registered any more.
+    for (unsigned place = 0; place < kPlaces; ++place) {
+      if (transfer(UBLK_IO_OP_READ, kIoBytes, 0, place) != -EFAULT) ++left_;
+    }
+    munmap(map, kIoBytes);
+  }
+
+  const Geometry geometry_;
+  const int file_;
+  const uint16_t shift_;
+  const uint16_t flags_;
+  int chan_ = -1;
+  std::atomic<uint64_t> delivered_ = 0;
+  std::atomic<uint64_t> unregistered_ = 0;
+  std::atomic<uint64_t> left_ = 0;
+  std::thread thread_;
+};
+
+constexpr uint64_t kAuto = UBLK_F_SUPPORT_ZERO_COPY | UBLK_F_AUTO_BUF_REG;
+
+TEST_F(Batch, FindsThePagesOfItsRequestsRegistered_R77_R78) {
+  const Geometry geometry = BatchGeometry(1, kAuto | UBLK_F_NO_AUTO_PART_SCAN);
+  Device device(control_, geometry);
+  ASSERT_EQ(device.info().flags & kAuto, kAuto);
+  const BackingFile file(geometry.bytes);
+  AutoBatchServer server(device.id(), geometry, file.fd(), 3, 0);
+  ASSERT_EQ(control_.Start(device.id(), getpid()), 0);
+  ExpectRightData(device.disk(), 4, 100);
+  ASSERT_EQ(control_.Stop(device.id()), 0);
+  server.Close();
+  EXPECT_GE(server.delivered(), 4U * 100 * 2);
+  EXPECT_EQ(server.unregistered(), 0U);
+  EXPECT_EQ(server.left(), 0U) << "pages of requests that have ended are still registered";
+}
+
+TEST_F(Batch, IsToldOfPagesThatCouldNotBeRegisteredIfItAsksForThat_R77_R78) {
+  const Geometry geometry = BatchGeometry(1, kAuto | UBLK_F_NO_AUTO_PART_SCAN);
+  const BackingFile file(geometry.bytes);
+  for (const uint16_t flags : {uint16_t{UBLK_BATCH_F_AUTO_BUF_REG_FALLBACK}, uint16_t{0}}) {
+    Device device(control_, geometry);
+    // No ring has such places.
+    AutoBatchServer server(device.id(), geometry, file.fd(), kPlaces, flags);
+    ASSERT_EQ(control_.Start(device.id(), getpid()), 0);
+    EXPECT_LT(OpenDisk(device.disk()).Read(0), 0);
+    ASSERT_EQ(control_.Stop(device.id()), 0);
+    server.Close();
+    EXPECT_EQ(server.delivered(), server.unregistered());
+    EXPECT_EQ(server.unregistered() != 0, flags != 0) << "the server was not asked";
+  }
+}
+
 TEST_F(Batch, CommandsForSingleTagsAreRefused) {
   Device device(control_, BatchGeometry());
   const int fd = open(CharPath(device.id()).c_str(), O_RDWR | O_CLOEXEC);
@@ -169,6 +310,57 @@ TEST_F(Batch, PrepIsAllOrNothing_R78) {
     EXPECT_EQ(ring.Run(UBLK_U_IO_PREP_IO_CMDS, 0, elements), -EBUSY) << "all tags are there";
   }
   close(fd);
+}
+
+TEST_F(Batch, ACommitSaysHowFarItCame_R78) {
+  const Geometry geometry = BatchGeometry(1, UBLK_F_NO_AUTO_PART_SCAN);
+  Device device(control_, geometry);
+  const int fd = open(CharPath(device.id()).c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_GE(fd, 0);
+  const auto memory = std::make_unique<std::byte[]>(kIoBytes);
+  const auto element = [&](uint16_t tag, int result) {
+    return Element{.head = {.tag = tag, .buf_index = 0, .result = result},
+                   .addr = reinterpret_cast<uintptr_t>(memory.get())};
+  };
+  {
+    BatchRing ring(fd);
+    for (uint16_t i = 0; i < kFetchBuffers; ++i) ring.Provide(i);
+    std::vector<Element> all;
+    for (uint16_t tag = 0; tag < geometry.depth; ++tag) all.push_back(element(tag, 0));
+    ASSERT_EQ(ring.Run(UBLK_U_IO_PREP_IO_CMDS, 0, all), 0);
+    ASSERT_EQ(control_.Start(device.id(), getpid()), 0);
+    const OpenDisk disk(device.disk());
+    const PendingIo first(disk, PendingIo::Op::kRead, 0);
+    const PendingIo second(disk, PendingIo::Op::kRead, 8192);
+    std::vector<uint16_t> tags;
+    ring.Fetch(0, 0);
+    while (tags.size() < 2) {
+      io_uring_cqe* cqe = nullptr;
+      io_uring_submit_and_wait(ring.get(), 1);
+      if (io_uring_peek_cqe(ring.get(), &cqe) != 0) continue;
+      const io_uring_cqe copy = {.user_data = cqe->user_data, .res = cqe->res, .flags = cqe->flags};
+      io_uring_cqe_seen(ring.get(), cqe);
+      ASSERT_GT(copy.res, 0) << "the fetch ended";
+      for (const uint16_t tag : ring.Tags(copy)) tags.push_back(tag);
+    }
+    const auto none =
+        static_cast<uint16_t>(std::find_if(all.begin(), all.end(), [&](const auto& e) {
+                                return e.head.tag != tags[0] && e.head.tag != tags[1];
+                              })->head.tag);
+    const int io = int{kIoBytes};
+    EXPECT_EQ(ring.Run(UBLK_U_IO_COMMIT_IO_CMDS, 0,
+                       {element(tags[0], io), element(none, io), element(tags[1], io)}),
+              int{sizeof(Element)})
+        << "the second has no request";
+    EXPECT_TRUE(Eventually([&] { return !first.Waits() || !second.Waits(); }));
+    EXPECT_EQ(ring.Run(UBLK_U_IO_COMMIT_IO_CMDS, 0, {element(tags[0], io)}), -EBUSY)
+        << "it was committed";
+    EXPECT_EQ(ring.Run(UBLK_U_IO_COMMIT_IO_CMDS, 0, {element(tags[1], io)}), int{sizeof(Element)});
+    EXPECT_EQ(first.Result(), io);
+    EXPECT_EQ(second.Result(), io);
+  }
+  close(fd);
+  EXPECT_EQ(control_.Stop(device.id()), 0);
 }
 
 TEST_F(Batch, AKilledServerLeavesADeadDeviceOrARecoverableOne_R78_R67) {

@@ -3,12 +3,16 @@
 // What users of the disk see: data, flags, order, results.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/aio_abi.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/swap.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -70,7 +74,7 @@ struct Shape {
 class DataIntegrity : public testing::TestWithParam<Shape> {};
 
 // Random writes and reads of many sizes and places against a model, each thread in its own part.
-TEST_P(DataIntegrity, RandomWritesAreReadBack_R32_R36) {
+TEST_P(DataIntegrity, RandomWritesAreReadBack_R32_R36_R43) {
   const Shape shape = GetParam();
   Geometry geometry = {.queues = shape.queues, .depth = 32, .flags = shape.flags};
   geometry.block_shift = shape.block_shift;
@@ -293,6 +297,76 @@ TEST(Ops, FuaIsForwarded_R54) {
   EXPECT_NE(write->flags & UBLK_IO_F_FUA, 0U) << "an O_DSYNC write must carry FUA";
 }
 
+TEST(Ops, HintsOfTheirUsersAreForwarded_R54) {
+  const Geometry geometry;
+  SharedMemory ram(geometry.bytes);
+  Recorder recorder;
+  Served served(geometry, recorder.Wrap(RamHandler(ram.data())), {}, O_RDWR);
+  const std::string disk = served.device.disk();
+  const auto flags = [&](uint8_t op) {
+    uint32_t all = 0;
+    for (const Seen& seen : recorder.Take())
+      if (seen.op == op) all |= seen.flags;
+    return all;
+  };
+
+  constexpr uint32_t kFailFast =
+      UBLK_IO_F_FAILFAST_DEV | UBLK_IO_F_FAILFAST_TRANSPORT | UBLK_IO_F_FAILFAST_DRIVER;
+  // A page may be read ahead and not be there in the end.
+  recorder.Take();
+  ASSERT_EQ(posix_fadvise(served.fd, 8 << 20, 64 << 10, POSIX_FADV_WILLNEED), 0);
+  uint32_t seen = 0;
+  EXPECT_TRUE(Eventually([&] { return ((seen |= flags(UBLK_IO_OP_READ)) & kFailFast) != 0; }));
+  EXPECT_EQ(seen & kFailFast, kFailFast) << "of what is only read ahead";
+
+  ASSERT_EQ(std::system(("mke2fs -q -t ext2 " + disk + " 4096").c_str()), 0);
+  const char* folder = "/tmp/meta";
+  mkdir(folder, 0700);
+  recorder.Take();
+  // Without the pages that mke2fs has left.
+  ASSERT_EQ(ioctl(served.fd, BLKFLSBUF, 0), 0);
+  ASSERT_EQ(mount(disk.c_str(), folder, "ext4", 0, nullptr), 0) << std::strerror(errno);
+  close(open((std::string(folder) + "/file").c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+  ASSERT_EQ(umount(folder), 0);
+  EXPECT_NE(flags(UBLK_IO_OP_READ) & UBLK_IO_F_META, 0U) << "of what ext4 reads of its own";
+
+  ASSERT_EQ(std::system(("mkswap " + disk + " >/dev/null 2>&1").c_str()), 0);
+  recorder.Take();
+  ASSERT_EQ(swapon(disk.c_str(), 0), 0) << std::strerror(errno);
+  constexpr size_t kBytes = 256 << 10;
+  void* memory = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  seen = 0;
+  EXPECT_TRUE(Eventually([&] {
+    std::memset(memory, 1, kBytes);
+    madvise(memory, kBytes, MADV_PAGEOUT);
+    return ((seen |= flags(UBLK_IO_OP_WRITE)) & UBLK_IO_F_SWAP) != 0;
+  })) << "of pages that are swapped out";
+  munmap(memory, kBytes);
+  ASSERT_EQ(swapoff(disk.c_str()), 0);
+}
+
+TEST(Data, ProcessorsMayComeAndGo_R75) {
+  const std::string processor = "/sys/devices/system/cpu/cpu1/online";
+  if (ReadLine(processor) != "1") GTEST_SKIP() << "the second processor can't be switched off";
+  const Geometry geometry = {.queues = 4};
+  SharedMemory ram(geometry.bytes);
+  Served served(geometry, RamHandler(ram.data()));
+  VerifiedLoad load(served.device.disk(), 4);
+  const auto goes_on = [&] {
+    const int before = load.done();
+    return Eventually([&] { return load.done() > before + 100; }, std::chrono::seconds(60));
+  };
+  for (int round = 0; round < 3; ++round) {
+    for (const char* state : {"0", "1"}) {
+      EXPECT_TRUE(WriteLine(processor, state));
+      EXPECT_TRUE(goes_on()) << "requests hang with the processor at " << state;
+    }
+  }
+  load.Finish();
+  EXPECT_EQ(load.errors(), 0);
+  EXPECT_EQ(load.wrong(), 0);
+}
+
 TEST(Ops, AttributesShowInSysfs) {
   Geometry geometry;
   geometry.attrs = UBLK_ATTR_READ_ONLY | UBLK_ATTR_ROTATIONAL | UBLK_ATTR_VOLATILE_CACHE;
@@ -349,6 +423,105 @@ TEST(Order, RequestsArriveAsSubmitted_R45) {
   for (const Seen& seen : recorder.Take())
     if (seen.op == UBLK_IO_OP_WRITE) arrived.push_back(seen.sector);
   EXPECT_EQ(arrived, expected) << "requests of one queue arrived in another order";
+}
+
+TEST(Order, DescriptorsStayAsTheyAreUntilTheCommit_R46) {
+  constexpr uint16_t kHeld = 7;
+  const Geometry geometry = {
+      .depth = kHeld + 1, .flags = UBLK_F_NO_AUTO_PART_SCAN, .discard = false};
+  // By place on the disk, since who comes first gets which tag is open.
+  std::vector<std::pair<uint16_t, ublksrv_io_desc>> held;
+  std::atomic<int> wrong = 0;
+  std::atomic<bool> hold = true;
+  Served served(geometry, [&](const Request& request) -> std::optional<int> {
+    const uint64_t block = request.offset() / 4096;
+    const bool right = request.bytes() == 4096 && request.op() == UBLK_IO_OP_WRITE &&
+                       std::all_of(request.buffer, request.buffer + 4096,
+                                   [&](std::byte b) { return b == static_cast<std::byte>(block); });
+    if (!right) ++wrong;
+    if (!hold || block >= kHeld) return 4096;
+    held.emplace_back(request.tag, *request.desc);
+    return std::nullopt;
+  });
+  const auto write = [&](uint64_t block) {
+    const AlignedBuffer buffer(4096);
+    std::memset(buffer.data(), static_cast<int>(block & 0xff), 4096);
+    return pwrite(served.fd, buffer.data(), 4096, static_cast<off_t>(block * 4096)) == 4096;
+  };
+  std::vector<std::thread> writers;
+  std::atomic<int> failed = 0;
+  for (uint64_t block = 0; block < kHeld; ++block) {
+    writers.emplace_back([&, block] { failed += write(block) ? 0 : 1; });
+  }
+  const auto in_server = [&](const std::function<void(QueueServer&)>& action) {
+    served.server->InThread(0, action);
+  };
+  EXPECT_TRUE(Eventually([&] {
+    bool all = false;
+    in_server([&](QueueServer&) { all = held.size() == kHeld; });
+    return all;
+  }));
+  for (uint64_t round = 0; round < 100; ++round) EXPECT_TRUE(write(100 + round));
+  hold = false;
+  in_server([&](QueueServer& q) {
+    for (const auto& [tag, desc] : held) {
+      EXPECT_EQ(std::memcmp(&q.Desc(tag), &desc, sizeof(desc)), 0) << "tag " << tag;
+      q.Commit(tag, 4096);
+    }
+  });
+  for (std::thread& writer : writers) writer.join();
+  EXPECT_EQ(failed, 0);
+  EXPECT_EQ(wrong, 0) << "a server was told before descriptor and data were there";
+}
+
+// To end a request may end the last use of the disk, and that waits for a write that the same
+// thread of the server has to answer.
+TEST(Results, TheLastUseOfADiskEndsInAnotherTask_R50) {
+  const Geometry geometry = {.flags = UBLK_F_NO_AUTO_PART_SCAN};
+  SharedMemory ram(geometry.bytes);
+  const Handler inner = RamHandler(ram.data());
+  std::atomic<bool> hold = true;
+  Control control;
+  Device device(control, geometry);
+  Server server(device.id(), geometry, [&](const Request& request) -> std::optional<int> {
+    if (hold && request.op() == UBLK_IO_OP_READ) return std::nullopt;
+    return inner(request);
+  });
+  ASSERT_EQ(control.Start(device.id(), getpid()), 0);
+
+  aio_context_t aio = 0;
+  ASSERT_EQ(syscall(SYS_io_setup, 1, &aio), 0);
+  const AlignedBuffer buffer(4096);
+  const int direct = open(device.disk().c_str(), O_RDWR | O_DIRECT | O_CLOEXEC);
+  iocb io = {};
+  io.aio_lio_opcode = IOCB_CMD_PREAD;
+  io.aio_fildes = static_cast<uint32_t>(direct);
+  io.aio_buf = reinterpret_cast<uintptr_t>(buffer.data());
+  io.aio_nbytes = 4096;
+  iocb* ios = &io;
+  ASSERT_EQ(syscall(SYS_io_submit, aio, 1, &ios), 1);
+  const int cached = open(device.disk().c_str(), O_RDWR | O_CLOEXEC);
+  const auto held = [&] {
+    size_t count = 0;
+    server.InThread(0, [&](QueueServer& q) { count = q.kept().size(); });
+    return count;
+  };
+  ASSERT_TRUE(Eventually([&] { return held() == 1; }));
+  // A whole page, which needs not be read before.
+  ASSERT_EQ(pwrite(cached, std::string(4096, 'x').c_str(), 4096, 8192), 4096);
+  close(cached);
+  // Only the request in flight still uses the disk.
+  close(direct);
+  hold = false;
+  server.InThread(0, [](QueueServer& q) { q.Commit(q.kept()[0], 4096); });
+  io_event event = {};
+  EXPECT_EQ(syscall(SYS_io_getevents, aio, 1, 1, &event, nullptr), 1);
+  EXPECT_EQ(event.res, 4096);
+  EXPECT_TRUE(Eventually([&] { return ram.data()[8192] == std::byte{'x'}; }))
+      << "the server waits for itself";
+  EXPECT_TRUE(Eventually([&] { return control.TryStop(device.id()) == 0; }))
+      << "the disk is still in use";
+  EXPECT_EQ(syscall(SYS_io_destroy, aio), 0);
 }
 
 TEST(Results, ErrorsAreMapped_R48) {

@@ -211,6 +211,30 @@ TEST_F(Death, StartDevOfADeadServerCanBeInterrupted_R15) {
   ExpectDeletable();
 }
 
+// Each command has to be known to the driver and to io_uring at once, or it is never ended.
+TEST_F(Death, RightAfterTheCommandsWereSent_R42) {
+  device_ = std::make_unique<Device>(control_, Geometry{.depth = 32});
+  const uint32_t id = device_->id();
+  for (int round = 0; round < 30; ++round) {
+    ServerProcess server([id, round] {
+      int fd = -1;
+      Eventually([&] { return (fd = open(CharPath(id).c_str(), O_RDWR | O_CLOEXEC)) >= 0; });
+      if (fd < 0) _exit(1);
+      Ring ring(64, round % 2 == 0 ? 0 : IORING_SETUP_SQPOLL);
+      for (uint16_t tag = 0; tag < 32; ++tag) {
+        io_uring_sqe* sqe = ring.Command(fd, UBLK_U_IO_FETCH_REQ);
+        const ublksrv_io_cmd command = {.q_id = 0, .tag = tag, .result = 0, .addr = 4096};
+        std::memcpy(sqe->cmd, &command, sizeof(command));
+        if (round % 3 == 0) sqe->flags = IOSQE_ASYNC;
+      }
+      io_uring_submit(ring.get());
+      _exit(0);
+    });
+    ASSERT_EQ(server.Wait(), 0) << "round " << round << ": the last server still has the device";
+  }
+  ExpectDeletable();
+}
+
 TEST_F(Death, RingClosedByALivingProcessIsNoticed_R60) {
   device_ = std::make_unique<Device>(control_, Geometry{.depth = 4});
   const uint32_t id = device_->id();

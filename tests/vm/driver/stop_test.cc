@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "tests/vm/driver/disk_user.h"
+#include "tests/vm/driver/live_device.h"
 #include "tests/vm/driver/raw_server.h"
 
 namespace ublkd::driver_test {
@@ -130,6 +131,7 @@ TEST_F(TryStop, NeverTakesAnOpenDiskAway_R21) {
     }
   });
   for (int round = 0; round < 10; ++round) {
+    SCOPED_TRACE("round " + std::to_string(round));
     const int before = opened;
     EXPECT_TRUE(Eventually([&] { return opened > before + 3; }));
     int result = -EBUSY;
@@ -140,6 +142,37 @@ TEST_F(TryStop, NeverTakesAnOpenDiskAway_R21) {
   }
   stop = true;
   user.join();
+  EXPECT_EQ(failed, 0) << "a disk was stopped while it was open";
+}
+
+// Somebody else stops the device and starts it again between the look and the stop.
+TEST_F(TryStop, OfADiskThatIsGoneSparesTheNextOne_R21) {
+  Start();
+  std::atomic<bool> stop = false;
+  std::thread rival([&] {
+    Control control;
+    while (!stop) control.TryStop(id());
+  });
+  int used = 0, failed = 0;
+  for (int round = 0; round < 40 || (used == 0 && round < 400); ++round) {
+    {
+      const OpenDisk disk(device_->disk());
+      for (int i = 0; disk.fd() >= 0 && i < 5; ++i) {
+        ++used;
+        if (disk.Read(0) != kDone) ++failed;
+      }
+      if (disk.fd() >= 0 && control_.State(id()) != UBLK_S_DEV_LIVE) ++failed;
+    }
+    ASSERT_EQ(control_.Stop(id()), 0);
+    // The rival may stop it again at any moment.
+    server_->Close();
+    server_ = NextServer(id(), device_->geometry(), RamHandler(ram_.data()));
+    const int started = control_.Start(id(), getpid());
+    ASSERT_TRUE(started == 0 || started == -EBUSY) << started;
+  }
+  stop = true;
+  rival.join();
+  EXPECT_GT(used, 0) << "the disk was never there long enough";
   EXPECT_EQ(failed, 0) << "a disk was stopped while it was open";
 }
 
