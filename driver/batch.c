@@ -506,6 +506,14 @@ int ublk_batch_cmd(struct ublk_device *dev, struct io_uring_cmd *cmd, unsigned i
 	struct ublk_queue *q;
 	int err;
 
+	switch (cmd->cmd_op) {
+	case UBLK_U_IO_PREP_IO_CMDS:
+	case UBLK_U_IO_COMMIT_IO_CMDS:
+	case UBLK_U_IO_FETCH_IO_CMDS:
+		break;
+	default:
+		return -EOPNOTSUPP;
+	}
 	if (b.q_id >= dev->nr_queues)
 		return -EINVAL;
 	q = dev->queues[b.q_id];

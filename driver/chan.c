@@ -294,12 +294,8 @@ static int ublk_chan_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 
 	if (unlikely(_IOC_TYPE(op) != 'u' && _IOC_TYPE(op) != 0))
 		return -EOPNOTSUPP;
-	switch (op) {
-	case UBLK_U_IO_PREP_IO_CMDS:
-	case UBLK_U_IO_COMMIT_IO_CMDS:
-	case UBLK_U_IO_FETCH_IO_CMDS:
+	if (unlikely(_IOC_NR(op) >= _IOC_NR(UBLK_U_IO_PREP_IO_CMDS)))
 		return dev->queues[0]->batch ? ublk_batch_cmd(dev, cmd, issue_flags) : -EOPNOTSUPP;
-	}
 	if (unlikely(qid >= dev->nr_queues))
 		return -EINVAL;
 	q = dev->queues[qid];
@@ -307,6 +303,9 @@ static int ublk_chan_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 		return -EINVAL;
 	io = &q->ios[tag];
 
+	/* The command of every I/O comes first. */
+	if (likely(_IOC_NR(op) == UBLK_IO_COMMIT_AND_FETCH_REQ && !q->batch))
+		return ublk_commit(dev, q, io, cmd, res, addr, issue_flags);
 	switch (_IOC_NR(op)) {
 	case _IOC_NR(UBLK_U_IO_REGISTER_IO_BUF):
 		return ublk_buffer_register(q, io, cmd, addr, issue_flags);
@@ -317,8 +316,6 @@ static int ublk_chan_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 		return -EOPNOTSUPP;
 
 	switch (_IOC_NR(op)) {
-	case UBLK_IO_COMMIT_AND_FETCH_REQ:
-		return ublk_commit(dev, q, io, cmd, res, addr, issue_flags);
 	case UBLK_IO_FETCH_REQ:
 		return ublk_fetch(dev, q, io, cmd, addr, issue_flags);
 	case UBLK_IO_NEED_GET_DATA:

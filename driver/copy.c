@@ -97,6 +97,25 @@ unsigned int ublk_copy_integrity(struct request *req, struct iov_iter *iter, uns
 	return bytes - c.left;
 }
 
+/* Copy a request's data, as far as @iter goes; returns how many bytes were. For every plain I/O. */
+static unsigned int ublk_copy_all(struct request *req, struct iov_iter *iter, bool to_server)
+{
+	struct req_iterator pos;
+	unsigned int done = 0;
+	struct bio_vec bv;
+
+	rq_for_each_bvec(bv, req, pos) {
+		unsigned int n = ublk_copy_bvec(&bv, iter, to_server);
+
+		if (!to_server)
+			flush_dcache_page(bv.bv_page);
+		done += n;
+		if (n != bv.bv_len)
+			break;
+	}
+	return done;
+}
+
 /* The data of a write into the server's memory at @addr. Returns the bytes copied. */
 unsigned int ublk_copy_to_server(struct request *req, u64 addr)
 {
@@ -104,7 +123,7 @@ unsigned int ublk_copy_to_server(struct request *req, u64 addr)
 	struct iov_iter iter;
 
 	iov_iter_ubuf(&iter, ITER_DEST, u64_to_user_ptr(addr), bytes);
-	return ublk_copy(req, &iter, 0, bytes, true);
+	return ublk_copy_all(req, &iter, true);
 }
 
 /* @bytes for a read out of the server's memory at @addr. Returns the bytes copied. */
@@ -113,5 +132,5 @@ unsigned int ublk_copy_from_server(struct request *req, u64 addr, unsigned int b
 	struct iov_iter iter;
 
 	iov_iter_ubuf(&iter, ITER_SOURCE, u64_to_user_ptr(addr), bytes);
-	return ublk_copy(req, &iter, 0, bytes, false);
+	return ublk_copy_all(req, &iter, false);
 }

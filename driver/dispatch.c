@@ -38,50 +38,48 @@ static u32 ublk_flags_of(blk_opf_t opf)
 	return flags;
 }
 
+/* Neither read nor write; negative for those that a server never sees. */
+static int ublk_rare_op(const struct request *req)
+{
+	switch (req_op(req)) {
+	case REQ_OP_FLUSH:
+		return UBLK_IO_OP_FLUSH;
+	case REQ_OP_DISCARD:
+		return UBLK_IO_OP_DISCARD;
+	case REQ_OP_WRITE_ZEROES:
+		return UBLK_IO_OP_WRITE_ZEROES;
+	case REQ_OP_ZONE_OPEN:
+		return UBLK_IO_OP_ZONE_OPEN;
+	case REQ_OP_ZONE_CLOSE:
+		return UBLK_IO_OP_ZONE_CLOSE;
+	case REQ_OP_ZONE_FINISH:
+		return UBLK_IO_OP_ZONE_FINISH;
+	case REQ_OP_ZONE_APPEND:
+		return UBLK_IO_OP_ZONE_APPEND;
+	case REQ_OP_ZONE_RESET:
+		return UBLK_IO_OP_ZONE_RESET;
+	case REQ_OP_ZONE_RESET_ALL:
+		return UBLK_IO_OP_ZONE_RESET_ALL;
+	case REQ_OP_DRV_IN:	/* ours alone, see zones.c */
+		return UBLK_IO_OP_REPORT_ZONES;
+	default:
+		return -EOPNOTSUPP;
+	}
+}
+
 /* Translate the operation; false for those that a server never sees. */
 static bool ublk_describe(struct request *req)
 {
-	u32 op;
+	int op;
 
-	switch (req_op(req)) {
-	case REQ_OP_READ:
-		op = UBLK_IO_OP_READ;
-		break;
-	case REQ_OP_WRITE:
-		op = UBLK_IO_OP_WRITE;
-		break;
-	case REQ_OP_FLUSH:
-		op = UBLK_IO_OP_FLUSH;
-		break;
-	case REQ_OP_DISCARD:
-		op = UBLK_IO_OP_DISCARD;
-		break;
-	case REQ_OP_WRITE_ZEROES:
-		op = UBLK_IO_OP_WRITE_ZEROES;
-		break;
-	case REQ_OP_ZONE_OPEN:
-		op = UBLK_IO_OP_ZONE_OPEN;
-		break;
-	case REQ_OP_ZONE_CLOSE:
-		op = UBLK_IO_OP_ZONE_CLOSE;
-		break;
-	case REQ_OP_ZONE_FINISH:
-		op = UBLK_IO_OP_ZONE_FINISH;
-		break;
-	case REQ_OP_ZONE_APPEND:
-		op = UBLK_IO_OP_ZONE_APPEND;
-		break;
-	case REQ_OP_ZONE_RESET:
-		op = UBLK_IO_OP_ZONE_RESET;
-		break;
-	case REQ_OP_ZONE_RESET_ALL:
-		op = UBLK_IO_OP_ZONE_RESET_ALL;
-		break;
-	case REQ_OP_DRV_IN:	/* ours alone, see zones.c */
-		op = UBLK_IO_OP_REPORT_ZONES;
-		break;
-	default:
-		return false;
+	/* Their numbers are the same on both sides. */
+	BUILD_BUG_ON((int)REQ_OP_READ != UBLK_IO_OP_READ || (int)REQ_OP_WRITE != UBLK_IO_OP_WRITE);
+	if (likely(req_op(req) <= REQ_OP_WRITE)) {
+		op = req_op(req);
+	} else {
+		op = ublk_rare_op(req);
+		if (op < 0)
+			return false;
 	}
 	if (unlikely(req->cmd_flags & UBLK_REQ_FLAGS))
 		op |= ublk_flags_of(req->cmd_flags);

@@ -111,8 +111,9 @@ void ublk_lanes_free(struct ublk_queue *q)
  * Give the tag a command to answer its next request with (none with queue->batch). Afterwards the
  * command, and with it the tag, may be used or cancelled by others at any time.
  *
- * Returns false if the queue is closed. The read section pairs with the grace period of a change
- * of the gate: either we see the change, or whoever made it sees the tag ACTIVE.
+ * Returns false if the queue is closed. Without preemption is a read section of RCU, and the cheapest;
+ * it pairs with the grace period of a change of the gate: either we see the change, or whoever made
+ * it sees the tag ACTIVE.
  */
 bool ublk_publish(struct ublk_queue *q, struct ublk_io *io, struct io_uring_cmd *cmd)
 {
@@ -120,11 +121,11 @@ bool ublk_publish(struct ublk_queue *q, struct ublk_io *io, struct io_uring_cmd 
 
 	if (likely(cmd))
 		ublk_cmd(cmd)->io = io;
-	rcu_read_lock();
+	preempt_disable();
 	io->cmd = cmd;
 	smp_store_release(&io->state, UBLK_IO_ACTIVE);
 	gate = READ_ONCE(q->gate);
-	rcu_read_unlock();
+	preempt_enable();
 	if (likely(gate == UBLK_GATE_OPEN))
 		return true;
 	if (gate != UBLK_GATE_PAUSE)
