@@ -41,6 +41,7 @@ STOCK_BOUND = 1.00
 # What a profile is made of when nothing else is asked for.
 PROFILED = ["--subjects", "null,file", "--depths", "1,32b", "--patterns", "randread"]
 MOST_FUNCTIONS = 40
+DRIVER_PREFIXES = ("ublk_", "__ublk_")
 
 
 def run(command, **options):
@@ -119,6 +120,10 @@ def print_profiles(profiles):
             print(f"\n{column}, {row}: instructions of one I/O by function")
             for count, place, function in functions[:MOST_FUNCTIONS]:
                 print(f"{count:>8}  {place:24} {function}")
+            rest = functions[MOST_FUNCTIONS:]
+            print(f"{sum(count for count, _, _ in rest):>8}  in {len(rest)} others")
+            ours = [count for count, _, name in functions if name.startswith(DRIVER_PREFIXES)]
+            print(f"{sum(ours):>8}  of all these in functions of the driver")
 
 
 def main():
@@ -142,7 +147,7 @@ def main():
     print_profiles(profiles or {})
     good = check_musts(results) & check_stock(results)
     if arguments.output:
-        arguments.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        arguments.output.write_text(json.dumps({"instructions": results, "functions": profiles or {}}, indent=1) + "\n", encoding="utf-8")
     return 0 if good else 1
 
 

@@ -4,6 +4,7 @@
 nanosecond: 1e9 / IOPS is then what one I/O costs the whole system. Writes JSON to the path given."""
 
 import argparse
+import collections
 import contextlib
 import json
 import os
@@ -53,14 +54,20 @@ def profile(path, pattern, depth, runtime_ms, cost):
               "-o", data, "--"]
     fio(path, pattern, depth, runtime_ms, record)
     report = ["perf", "report", "-i", data, "--stdio", "-q", "--no-children", "--percent-limit",
-              "0.3", "--sort", "dso,symbol", "-t", "|"]
+              "0.02", "--sort", "dso,symbol", "-t", "|"]
     text = subprocess.run(report, check=True, capture_output=True, text=True).stdout
-    rows = []
+    shares = collections.Counter()
     for line in text.splitlines():
-        share, *names = (cell.strip() for cell in line.split("|"))
-        if share.endswith("%") and len(names) == 2:
-            function = names[1].split("] ")[-1]
-            rows.append([round(float(share[:-1]) / 100 * cost), names[0].strip("[]"), function])
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) < 3 or not cells[0].endswith("%"):
+            continue
+        function = cells[2].split("] ")[-1]
+        # A stripped program has addresses instead of functions.
+        function = "(no symbols)" if function.startswith("0x") else function
+        shares[cells[1].strip("[]"), function] += float(cells[0][:-1])
+    if not shares:
+        raise SystemExit(f"perf report has no functions; it said:\n{text[:2000]}")
+    rows = [[round(share / 100 * cost), *names] for names, share in shares.most_common()]
     return rows
 
 

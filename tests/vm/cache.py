@@ -59,7 +59,9 @@ def digest_tree(folder: Path, contents: bool) -> str:
     whole = hashlib.sha256()
     for parent, folders, names in os.walk(folder):
         folders.sort()
-        for name in sorted(names):
+        # Whether a link counts as a folder depends on the machine, when its target is absolute.
+        links = [name for name in folders if Path(parent, name).is_symlink()]
+        for name in sorted(names + links):
             path = Path(parent, name)
             if path == folder / _MANIFEST:
                 continue
