@@ -31,6 +31,11 @@ static int ublk_check_basic(const struct ublk_device *dev, const struct ublk_par
 	if (p->max_sectors < PAGE_SECTORS ||
 	    p->max_sectors > dev->info.max_io_buf_bytes >> SECTOR_SHIFT)
 		return -EINVAL;
+	/* A boundary inside of a block leaves nothing to split off: block layers of 6.1 crash then. */
+	if (p->chunk_sectors % (1U << (p->logical_bs_shift - SECTOR_SHIFT)))
+		return -EINVAL;
+	if (p->virt_boundary_mask & (p->virt_boundary_mask + 1))
+		return -EINVAL;
 	return ublk_params_check_size(p, p->dev_sectors);
 }
 
@@ -167,4 +172,7 @@ void ublk_params_to_limits(const struct ublk_params *p, struct ublk_disk_limits 
 		lim->max_segment_bytes = p->seg.max_segment_size;
 		lim->max_segments = p->seg.max_segments;
 	}
+	/* A block in two pieces would have to be split: the block layer has to refuse such memory. */
+	if (lim->max_segments == 1 || lim->virt_boundary_mask >= PAGE_SIZE)
+		lim->dma_alignment_mask |= lim->logical_block_bytes - 1;
 }

@@ -316,12 +316,45 @@ TEST(Params, BadOnesAreRefusedAndForgotten_R11_R12) {
                 p.dma.alignment = 6;
               }),
               -EINVAL);
+    EXPECT_EQ(set([](auto& p) { p.basic.virt_boundary_mask = 4094; }), -EINVAL);
+    EXPECT_EQ(set([](auto& p) {
+                p.basic.logical_bs_shift = 12;
+                p.basic.physical_bs_shift = 12;
+                p.basic.chunk_sectors = 12;
+              }),
+              -EINVAL)
+        << "a chunk that ends inside of a block";
   }
   ublk_params got = {};
   ASSERT_EQ(control.GetParams(device.id(), got), 0);
   EXPECT_EQ(got.basic.dev_sectors, 0U) << "after a bad set nothing of an old one may be left";
   Control starter;
   EXPECT_EQ(starter.Start(device.id(), getpid()), -EINVAL) << "no parameters, no disk";
+}
+
+// The block layer of 6.1 crashes when it finds nothing to split off.
+TEST(Params, MemoryInWhichABlockIsInTwoPiecesIsRefused_R11) {
+  if (!DriverIsOurs()) GTEST_SKIP() << "the kernel's own driver passes it on";
+  constexpr size_t kBlock = 4096;
+  Control control;
+  Device device(control, {.block_shift = 12});
+  ASSERT_EQ(device.error(), 0);
+  ublk_params params = ParamsOf(device.geometry());
+  params.types |= UBLK_PARAM_TYPE_SEGMENT;
+  params.seg = {
+      .seg_boundary_mask = UINT64_MAX, .max_segment_size = 64 << 10, .max_segments = 1, .pad = {}};
+  ASSERT_EQ(control.SetParams(device.id(), params), 0);
+  Server server(device.id(), device.geometry(),
+                [](const Request& r) -> std::optional<int> { return static_cast<int>(r.bytes()); });
+  ASSERT_EQ(control.Start(device.id(), getpid()), 0);
+  const int disk = open(device.disk().c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC);
+  ASSERT_GE(disk, 0) << std::strerror(errno);
+  alignas(4096) static char memory[2 * kBlock];
+  EXPECT_EQ(pread(disk, memory + 512, kBlock, 0), -1);
+  EXPECT_EQ(errno, EINVAL);
+  EXPECT_EQ(pread(disk, memory, kBlock, 0), static_cast<ssize_t>(kBlock));
+  close(disk);
+  ASSERT_EQ(control.Stop(device.id()), 0);
 }
 
 TEST(Params, AreFixedOnceStarted_R11) {
