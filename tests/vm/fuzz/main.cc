@@ -12,7 +12,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
-#include <random>
 #include <string>
 #include <thread>
 
@@ -32,7 +31,7 @@ constexpr std::chrono::seconds kLineEvery{10};
 
 struct Options {
   std::chrono::seconds time{20};
-  uint64_t seed = std::random_device()();
+  uint64_t seed = 1;  // The short run of the test suite takes the same way each time, nearly.
 };
 
 // Exits if they can't be understood.
