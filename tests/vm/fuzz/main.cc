@@ -31,7 +31,7 @@ constexpr std::chrono::seconds kLineEvery{10};
 
 struct Options {
   std::chrono::seconds time{20};
-  uint64_t seed = 1;  // The short run of the test suite takes the same way each time, nearly.
+  uint64_t seed = 1;
 };
 
 // Exits if they can't be understood.
