@@ -34,7 +34,6 @@ MUSTS = (
     ("metrics on to off, file, qd32", "file", "file-nometrics", "randread", "32", 1.01),
 )
 
-
 # Ours and the kernel's own driver under the same server: never more, in any cell.
 STOCK_SUBJECTS = ("null", "file")
 STOCK_BOUND = 1.00
@@ -147,7 +146,8 @@ def main():
     print_profiles(profiles or {})
     good = check_musts(results) & check_stock(results)
     if arguments.output:
-        arguments.output.write_text(json.dumps({"instructions": results, "functions": profiles or {}}, indent=1) + "\n", encoding="utf-8")
+        facts = {"instructions": results, "functions": profiles or {}}
+        arguments.output.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return 0 if good else 1
 
 

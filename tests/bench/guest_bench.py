@@ -67,8 +67,7 @@ def profile(path, pattern, depth, runtime_ms, cost):
         shares[cells[1].strip("[]"), function] += float(cells[0][:-1])
     if not shares:
         raise SystemExit(f"perf report has no functions; it said:\n{text[:2000]}")
-    rows = [[round(share / 100 * cost), *names] for names, share in shares.most_common()]
-    return rows
+    return [[round(share / 100 * cost), *names] for names, share in shares.most_common()]
 
 
 @contextlib.contextmanager
