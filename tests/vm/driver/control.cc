@@ -62,6 +62,10 @@ Ring::~Ring() {
 
 io_uring_sqe* Ring::Command(int fd, uint32_t op) {
   io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
+  if (sqe == nullptr) {  // full
+    io_uring_submit(&ring_);
+    sqe = io_uring_get_sqe(&ring_);
+  }
   const bool wide = (ring_.flags & IORING_SETUP_SQE128) != 0;
   std::memset(sqe, 0, wide ? 2 * sizeof(*sqe) : sizeof(*sqe));
   sqe->opcode = IORING_OP_URING_CMD;
