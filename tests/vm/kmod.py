@@ -33,9 +33,11 @@ def _host_can_build(kernel: kernels.Kernel) -> bool:
     needed = [_compiler(kernel), "make"]
     if any(host.find_program(name) is None for name in needed):
         return False
-    for tool in ("scripts/basic/fixdep", "scripts/mod/modpost", "tools/objtool/objtool"):
-        path = Path(kernel.kdir, tool)
-        if path.exists():
+    # Since 6.12 objtool is a wrapper of objtool.real-ARCH.
+    for tools in ("scripts/basic/fixdep", "scripts/mod/modpost", "tools/objtool/objtool*"):
+        for path in Path(kernel.kdir).glob(tools):
+            if not path.is_file() or not os.access(path, os.X_OK):
+                continue
             tried = subprocess.run([path], stdin=subprocess.DEVNULL, capture_output=True)
             if b"GLIBC" in tried.stderr or b"shared libraries" in tried.stderr:
                 return False
