@@ -2,6 +2,7 @@
 /* /dev/ublkbN: from START_DEV until the disk is stopped. */
 #include <linux/blkdev.h>
 #include <linux/module.h>
+#include <linux/slab.h>
 
 #include "ublk_drv.h"
 
@@ -35,55 +36,11 @@ static const struct block_device_operations ublk_zoned_disk_ops = {
 };
 
 /*
- * Ask the server for the zones. It may take its time or die, and the device be stopped meanwhile:
- * without dev->mutex, which the caller holds.
+ * What comes after the gates were opened: make the disk visible, or with @err give it up. Returns
+ * why it was given up. dev->mutex held.
  */
-static int ublk_disk_read_zones(struct ublk_device *dev, struct gendisk *disk)
+static int ublk_disk_finish(struct ublk_device *dev, struct gendisk *disk, int err)
 {
-	u32 stops = dev->stops;
-	int err;
-
-	dev->starting = true;
-	mutex_unlock(&dev->mutex);
-	err = ublk_revalidate_zones(disk);
-	mutex_lock(&dev->mutex);
-	dev->starting = false;
-	if (!err && (dev->stops != stops || !ublk_gates_are(dev, UBLK_GATE_OPEN)))
-		err = -EBUSY;
-	return err;
-}
-
-/*
- * Make the disk visible and let requests pass. Every tag is fetched. dev->mutex is held, but let go
- * of while the server reports zones.
- */
-int ublk_disk_start(struct ublk_device *dev)
-{
-	const struct ublk_param_basic *basic = &dev->params.basic;
-	bool zoned = dev->flags_granted & UBLK_F_ZONED;
-	struct ublk_disk_limits lim;
-	struct gendisk *disk;
-	int err;
-
-	lockdep_assert_held(&dev->mutex);
-	ublk_params_to_limits(&dev->params, &lim);
-	disk = ublk_alloc_disk(&dev->tag_set, &lim, NULL);
-	if (IS_ERR(disk))
-		return PTR_ERR(disk);
-
-	snprintf(disk->disk_name, sizeof(disk->disk_name), "ublkb%u", dev->id);
-	disk->fops = zoned ? &ublk_zoned_disk_ops : &ublk_disk_ops;
-	disk->private_data = dev;
-	set_capacity(disk, basic->dev_sectors);
-	if (basic->attrs & UBLK_ATTR_READ_ONLY)
-		set_disk_ro(disk, true);
-	/* Reading the partition table needs the server: not here, see ublk_scan_work(). */
-	set_bit(GD_SUPPRESS_PART_SCAN, &disk->state);
-
-	/* Given back by ublk_disk_free(), which is only called for a disk that was added. */
-	ublk_dev_get(dev);
-	ublk_gates_open(dev);
-	err = zoned ? ublk_disk_read_zones(dev, disk) : 0;
 	if (!err)
 		err = add_disk(disk);
 	if (err) {
@@ -104,6 +61,114 @@ int ublk_disk_start(struct ublk_device *dev)
 	else
 		queue_work(ublk_wq, &dev->scan_work);
 	return 0;
+}
+
+/*
+ * The start of a zoned disk: its server is asked for the zones. That may be the process that sent
+ * START_DEV, so it is left to a kernel thread, as in stop.c. Who waits for it may be interrupted,
+ * and then the disk is given up.
+ */
+struct ublk_zoned_start {
+	struct work_struct	work;
+	struct ublk_device	*dev;
+	struct gendisk		*disk;
+	refcount_t		refs;	/* the work, and who waits */
+	/* under dev->mutex */
+	u32			stops;	/* dev->stops at the beginning */
+	bool			left;	/* nobody waits any more */
+	bool			over;
+	int			err;	/* when it is over */
+};
+
+static void ublk_zoned_start_put(struct ublk_zoned_start *s)
+{
+	if (refcount_dec_and_test(&s->refs))
+		kfree(s);
+}
+
+static void ublk_zoned_start_work(struct work_struct *work)
+{
+	struct ublk_zoned_start *s = container_of(work, struct ublk_zoned_start, work);
+	struct ublk_device *dev = s->dev;
+	int err = ublk_revalidate_zones(s->disk);
+
+	mutex_lock(&dev->mutex);
+	dev->starting = false;
+	/* The server may have died, or the device been stopped meanwhile. */
+	if (!err && (s->left || dev->stops != s->stops || !ublk_gates_are(dev, UBLK_GATE_OPEN)))
+		err = -EBUSY;
+	s->err = ublk_disk_finish(dev, s->disk, err);
+	WRITE_ONCE(s->over, true);
+	mutex_unlock(&dev->mutex);
+	wake_up_all(&dev->wait);
+
+	ublk_zoned_start_put(s);
+	ublk_dev_put(dev);
+	/* The work may still be in this function: unloading waits for the workqueue. */
+	module_put(THIS_MODULE);
+}
+
+/* dev->mutex held, but not while it waits. */
+static int ublk_disk_finish_zoned(struct ublk_device *dev, struct gendisk *disk)
+{
+	struct ublk_zoned_start *s = kzalloc(sizeof(*s), GFP_KERNEL);
+	int err;
+
+	if (!s)
+		return ublk_disk_finish(dev, disk, -ENOMEM);
+	INIT_WORK(&s->work, ublk_zoned_start_work);
+	s->dev = dev;
+	s->disk = disk;
+	refcount_set(&s->refs, 2);
+	s->stops = dev->stops;
+	dev->starting = true;
+	ublk_dev_get(dev);
+	__module_get(THIS_MODULE);
+	queue_work(ublk_wait_wq, &s->work);
+
+	mutex_unlock(&dev->mutex);
+	err = wait_event_interruptible(dev->wait, READ_ONCE(s->over));
+	mutex_lock(&dev->mutex);
+	if (s->over) {
+		err = s->err;
+	} else {
+		s->left = true;
+		err = -EINTR;
+	}
+	ublk_zoned_start_put(s);
+	return err;
+}
+
+/*
+ * Make the disk visible and let requests pass. Every tag is fetched. dev->mutex is held, but let go
+ * of while the server reports zones.
+ */
+int ublk_disk_start(struct ublk_device *dev)
+{
+	const struct ublk_param_basic *basic = &dev->params.basic;
+	bool zoned = dev->flags_granted & UBLK_F_ZONED;
+	struct ublk_disk_limits lim;
+	struct gendisk *disk;
+
+	lockdep_assert_held(&dev->mutex);
+	ublk_params_to_limits(&dev->params, &lim);
+	disk = ublk_alloc_disk(&dev->tag_set, &lim, NULL);
+	if (IS_ERR(disk))
+		return PTR_ERR(disk);
+
+	snprintf(disk->disk_name, sizeof(disk->disk_name), "ublkb%u", dev->id);
+	disk->fops = zoned ? &ublk_zoned_disk_ops : &ublk_disk_ops;
+	disk->private_data = dev;
+	set_capacity(disk, basic->dev_sectors);
+	if (basic->attrs & UBLK_ATTR_READ_ONLY)
+		set_disk_ro(disk, true);
+	/* Reading the partition table needs the server: not here, see ublk_scan_work(). */
+	set_bit(GD_SUPPRESS_PART_SCAN, &disk->state);
+
+	/* Given back by ublk_disk_free(), which is only called for a disk that was added. */
+	ublk_dev_get(dev);
+	ublk_gates_open(dev);
+	return zoned ? ublk_disk_finish_zoned(dev, disk) : ublk_disk_finish(dev, disk, 0);
 }
 
 /* Look for partitions, outside of any lock but the disk's own. Ends when the disk is stopped. */

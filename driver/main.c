@@ -14,7 +14,7 @@
 /* Runs what must not hold up the closing task: release, partition scan, monitor. */
 struct workqueue_struct *ublk_wq;
 /* Runs what waits for I/O until a server has died, which ublk_wq finds out. */
-struct workqueue_struct *ublk_stop_wq;
+struct workqueue_struct *ublk_wait_wq;
 /* /sys/class/ublk-char, and the numbers of /dev/ublkcN: minor N. */
 struct class *ublk_char_class;
 dev_t ublk_char_devt;
@@ -27,15 +27,15 @@ static int __init ublk_init(void)
 	if (!ublk_wq)
 		return -ENOMEM;
 
-	ublk_stop_wq = alloc_workqueue("ublk_stop", WQ_UNBOUND, 0);
-	if (!ublk_stop_wq) {
+	ublk_wait_wq = alloc_workqueue("ublk_wait", WQ_UNBOUND, 0);
+	if (!ublk_wait_wq) {
 		err = -ENOMEM;
 		goto destroy_wq;
 	}
 
 	err = alloc_chrdev_region(&ublk_char_devt, 0, UBLK_MAX_DEVICES, UBLK_CHAR_NAME);
 	if (err)
-		goto destroy_stop_wq;
+		goto destroy_wait_wq;
 
 	ublk_char_class = ublk_class_create(UBLK_CHAR_NAME);
 	if (IS_ERR(ublk_char_class)) {
@@ -52,8 +52,8 @@ destroy_class:
 	class_destroy(ublk_char_class);
 free_region:
 	unregister_chrdev_region(ublk_char_devt, UBLK_MAX_DEVICES);
-destroy_stop_wq:
-	destroy_workqueue(ublk_stop_wq);
+destroy_wait_wq:
+	destroy_workqueue(ublk_wait_wq);
 destroy_wq:
 	destroy_workqueue(ublk_wq);
 	return err;
@@ -69,7 +69,7 @@ static void __exit ublk_exit(void)
 	ublk_dev_delete_all();
 	class_destroy(ublk_char_class);
 	unregister_chrdev_region(ublk_char_devt, UBLK_MAX_DEVICES);
-	destroy_workqueue(ublk_stop_wq);
+	destroy_workqueue(ublk_wait_wq);
 	destroy_workqueue(ublk_wq);
 }
 

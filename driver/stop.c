@@ -103,7 +103,7 @@ static int ublk_stop_ask(struct ublk_device *dev, struct gendisk *only)
 	/* The work outlives the command and its hold on dev and on the module. */
 	ublk_dev_get(dev);
 	__module_get(THIS_MODULE);
-	if (!queue_work(ublk_stop_wq, &dev->stop_work)) {
+	if (!queue_work(ublk_wait_wq, &dev->stop_work)) {
 		/* It has not begun yet, and will see the ticket. */
 		ublk_dev_put(dev);
 		module_put(THIS_MODULE);

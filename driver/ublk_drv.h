@@ -281,7 +281,7 @@ struct ublk_ctrl {
 
 /* main.c */
 extern struct workqueue_struct *ublk_wq;
-extern struct workqueue_struct *ublk_stop_wq;
+extern struct workqueue_struct *ublk_wait_wq;
 extern struct class *ublk_char_class;
 extern dev_t ublk_char_devt;
 

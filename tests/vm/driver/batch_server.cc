@@ -117,15 +117,38 @@ std::byte* BatchServer::Buffer(uint16_t queue, uint16_t tag) const {
   return buffers_ + (size_t{queue} * geometry_.depth + tag) * geometry_.max_io_bytes;
 }
 
-Element BatchServer::ElementOf(uint16_t queue, uint16_t tag, int result) const {
-  return {.head = {.tag = tag, .buf_index = 0, .result = result},
-          .addr = reinterpret_cast<uintptr_t>(Buffer(queue, tag))};
+Element BatchServer::ElementOf(uint16_t queue, uint16_t tag) const {
+  Element element = {.head = {.tag = tag, .buf_index = 0, .result = 0}};
+  if ((geometry_.flags & UBLK_F_USER_COPY) == 0) {
+    element.addr = reinterpret_cast<uintptr_t>(Buffer(queue, tag));
+  }
+  return element;
+}
+
+bool BatchServer::Send(BatchRing& ring, uint32_t op, uint16_t queue,
+                       const std::vector<Element>& elements,
+                       const std::function<void(const io_uring_cqe&)>& others) const {
+  const bool commits = op == UBLK_U_IO_COMMIT_IO_CMDS;
+  if ((geometry_.flags & UBLK_F_USER_COPY) == 0) {
+    const int bytes = static_cast<int>(elements.size() * sizeof(Element));
+    return ring.Run(op, queue, elements, others) == (commits ? bytes : 0);
+  }
+  if ((geometry_.flags & UBLK_F_ZONED) != 0) {
+    const int bytes = static_cast<int>(elements.size() * sizeof(Element));
+    return ring.RunWith(op, queue, UBLK_BATCH_F_HAS_ZONE_LBA, elements, others) ==
+           (commits ? bytes : 0);
+  }
+  std::vector<ublk_elem_header> heads;
+  heads.reserve(elements.size());
+  for (const Element& element : elements) heads.push_back(element.head);
+  const int bytes = static_cast<int>(heads.size() * sizeof(ublk_elem_header));
+  return ring.RunWith(op, queue, 0, heads, others) == (commits ? bytes : 0);
 }
 
 void BatchServer::Prepare(BatchRing& ring, uint16_t queue) {
   std::vector<Element> all;
-  for (uint16_t tag = 0; tag < geometry_.depth; ++tag) all.push_back(ElementOf(queue, tag, 0));
-  if (ring.Run(UBLK_U_IO_PREP_IO_CMDS, queue, all) != 0) ++refused_;
+  for (uint16_t tag = 0; tag < geometry_.depth; ++tag) all.push_back(ElementOf(queue, tag));
+  if (!Send(ring, UBLK_U_IO_PREP_IO_CMDS, queue, all)) ++refused_;
 }
 
 void BatchServer::Serve(uint16_t queue, bool prepares) {
@@ -167,14 +190,19 @@ void BatchServer::Serve(uint16_t queue, bool prepares) {
     }
     std::vector<Element> done;
     for (const uint16_t tag : waiting) {
-      const Request request = {
-          .queue = queue, .tag = tag, .desc = &descs[tag], .buffer = Buffer(queue, tag), .fd = fd_};
-      done.push_back(ElementOf(queue, tag, handler_(request).value_or(-EIO)));
+      Element element = ElementOf(queue, tag);
+      const Request request = {.queue = queue,
+                               .tag = tag,
+                               .desc = &descs[tag],
+                               .buffer = Buffer(queue, tag),
+                               .fd = fd_,
+                               .commit_at = &element.addr};
+      element.head.result = handler_(request).value_or(-EIO);
+      done.push_back(element);
     }
     delivered_ += waiting.size();
     waiting.clear();
-    const int bytes = ring.Run(UBLK_U_IO_COMMIT_IO_CMDS, queue, done, on_fetch);
-    if (bytes != static_cast<int>(done.size() * sizeof(Element))) ++refused_;
+    if (!Send(ring, UBLK_U_IO_COMMIT_IO_CMDS, queue, done, on_fetch)) ++refused_;
   }
   munmap(map, map_bytes);
 }

@@ -22,7 +22,7 @@ inline constexpr uint32_t kMultishotFlag = 1U << 1;  // IORING_URING_CMD_MULTISH
 inline constexpr uint16_t kBufferGroup = 7;
 inline constexpr unsigned kFetchBuffers = 4;  // a power of two
 
-// An element of PREP and COMMIT with a buffer address.
+// An element of PREP and COMMIT with a buffer address, or with the sector of a ZONE_APPEND.
 struct Element {
   ublk_elem_header head = {};
   uint64_t addr = 0;
@@ -100,7 +100,10 @@ class BatchServer {
 
  private:
   std::byte* Buffer(uint16_t queue, uint16_t tag) const;
-  Element ElementOf(uint16_t queue, uint16_t tag, int result) const;
+  Element ElementOf(uint16_t queue, uint16_t tag) const;
+  // As BatchRing::Run(), with elements as this device takes them; true if all were done.
+  bool Send(BatchRing& ring, uint32_t op, uint16_t queue, const std::vector<Element>& elements,
+            const std::function<void(const io_uring_cqe&)>& others = nullptr) const;
   void Prepare(BatchRing& ring, uint16_t queue);
   void Serve(uint16_t queue, bool prepares);
 

@@ -14,7 +14,10 @@
 
 #include "tests/vm/driver/batch_server.h"
 #include "tests/vm/driver/disk_user.h"
+#include "tests/vm/driver/live_device.h"
+#include "tests/vm/driver/user_copy.h"
 #include "tests/vm/driver/zero_copy.h"
+#include "tests/vm/driver/zoned_disk.h"
 
 namespace ublkd::driver_test {
 namespace {
@@ -27,6 +30,14 @@ Geometry BatchGeometry(uint16_t queues = 1, uint64_t more_flags = 0) {
           .flags = UBLK_F_BATCH_IO | more_flags,
           .bytes = 8 << 20,
           .max_io_bytes = 64 << 10};
+}
+
+Geometry ZonedGeometry() {
+  Geometry geometry = BatchGeometry(1, UBLK_F_ZONED | UBLK_F_USER_COPY);
+  geometry.discard = false;
+  geometry.block_shift = 12;
+  geometry.zone_bytes = 1 << 20;
+  return geometry;
 }
 
 class Batch : public testing::Test {
@@ -93,6 +104,47 @@ TEST_F(Batch, SeveralThreadsServeAQueue_R78) {
   EXPECT_EQ(server.refused(), 0U) << "PREP or COMMIT was not done as a whole";
 }
 
+TEST_F(Batch, ServesZonesWithUserCopy_R78) {
+  Device device(control_, ZonedGeometry());
+  ASSERT_EQ(device.error(), 0);
+  ZoneServer zones(device.geometry());
+  BatchServer server(device.id(), device.geometry(), zones.handler());
+  ASSERT_EQ(control_.Start(device.id(), getpid()), 0);
+  const int disk = open(device.disk().c_str(), O_RDWR | O_DIRECT | O_CLOEXEC);
+  ASSERT_GE(disk, 0);
+  const PageBuffer page(kPage);
+  const auto second = static_cast<off_t>(device.geometry().zone_bytes);
+  for (int i = 0; i < 3; ++i) {
+    FillPattern(page.data(), kPage, static_cast<uint32_t>(i));
+    EXPECT_EQ(WriteAt(disk, page.data(), kPage, second + i * off_t{kPage}), int{kPage});
+  }
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(ReadAt(disk, page.data(), kPage, second + i * off_t{kPage}), int{kPage});
+    EXPECT_TRUE(HoldsPattern(page.data(), kPage, static_cast<uint32_t>(i)));
+  }
+  const uint64_t sector = device.geometry().zone_bytes / kSectorBytes;
+  const auto zone = ReportZones(disk, sector, 1);
+  ASSERT_TRUE(zone.has_value() && zone->size() == 1);
+  EXPECT_EQ((*zone)[0].wp, sector + 3 * kPage / kSectorBytes);
+  EXPECT_EQ(ManageZones(disk, BLKRESETZONE, sector, sector), 0);
+  close(disk);
+  ASSERT_EQ(control_.Stop(device.id()), 0);
+  server.Close();
+  EXPECT_EQ(server.refused(), 0U) << "PREP or COMMIT was not done as a whole";
+}
+
+TEST_F(Batch, ServesWithUserCopy_R78) {
+  Device device(control_, BatchGeometry(1, UBLK_F_USER_COPY));
+  ASSERT_EQ(device.error(), 0);
+  SharedMemory memory(device.geometry().bytes);
+  BatchServer server(device.id(), device.geometry(), UserCopyRam(memory.data()));
+  ASSERT_EQ(control_.Start(device.id(), getpid()), 0);
+  ExpectRightData(device.disk(), 2, 100);
+  ASSERT_EQ(control_.Stop(device.id()), 0);
+  server.Close();
+  EXPECT_EQ(server.refused(), 0U) << "PREP or COMMIT was not done as a whole";
+}
+
 // Files are closed after io_uring has waited for its workers, and one of them waits for a request
 // that nobody but the release of the char device gives back.
 TEST_F(Batch, AServerThatStopsItsOwnDeviceCanBeKilled_R02) {
@@ -124,6 +176,27 @@ TEST_F(Batch, AServerThatStopsItsOwnDeviceCanBeKilled_R02) {
   EXPECT_TRUE(process.Wait().has_value()) << "the server can't be killed";
   EXPECT_EQ(io.Result(), -EIO);
   disk.Close();
+  EXPECT_EQ(device.Delete(), 0);
+}
+
+// As above: START_DEV waits for the zones.
+TEST_F(Batch, AServerThatStartsItsOwnZonedDiskCanBeKilled_R02) {
+  Device device(control_, ZonedGeometry());
+  ASSERT_EQ(device.error(), 0);
+  const SharedMemory memory(sizeof(std::atomic<int>));
+  auto* held = memory.as<std::atomic<int>>();
+  ServerProcess process([&] {
+    const Handler keeps = [&](const Request&) -> std::optional<int> {
+      ++*held;
+      for (;;) pause();
+    };
+    const BatchServer server(device.id(), device.geometry(), keeps);
+    Control().Start(device.id(), getpid());
+  });
+  ASSERT_TRUE(Eventually([&] { return *held > 0; })) << "the server is not asked for zones";
+  kill(process.pid(), SIGKILL);
+  EXPECT_TRUE(process.Wait().has_value()) << "the server can't be killed";
+  EXPECT_FALSE(PathExists(device.disk()));
   EXPECT_EQ(device.Delete(), 0);
 }
 

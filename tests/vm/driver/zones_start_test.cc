@@ -172,6 +172,26 @@ TEST_F(ZonedStart, StopMeanwhileEndsIt_R16_R17) {
   ExpectStartable();
 }
 
+// Whoever sends START_DEV need not be the server.
+TEST_F(ZonedStart, CanBeKilledWhileItWaitsAndThenThereIsNoDisk_R16) {
+  Make();
+  ServeHere();
+  shared().report = Report::kKeep;
+  ServerProcess client([&] { Control().Start(id(), getppid()); });
+  ASSERT_TRUE(Eventually([&] { return shared().reports == 1; })) << "no report was asked for";
+  kill(client.pid(), SIGKILL);
+  EXPECT_TRUE(client.Wait().has_value()) << "the client can't be killed";
+  server_->InThread(
+      0, [](QueueServer& q) { q.Commit(q.kept()[0], static_cast<int>(8 * sizeof(blk_zone))); });
+  shared().report = Report::kFail;
+  ASSERT_TRUE(Eventually([&] { return control_.Start(id(), getpid()) != -EBUSY; }))
+      << "the first start does not end";
+  EXPECT_FALSE(PathExists(device_->disk())) << "a disk that nobody asked for any more";
+  EXPECT_EQ(control_.Stop(id()), 0);
+  server_->Close();
+  ExpectStartable();
+}
+
 TEST_F(ZonedStart, DeleteMeanwhileEndsIt_R19) {
   Make();
   ServeInAProcess();

@@ -23,6 +23,8 @@ constexpr uint64_t kWays[] = {
     UBLK_F_SUPPORT_ZERO_COPY | UBLK_F_AUTO_BUF_REG,
     UBLK_F_BATCH_IO,
     UBLK_F_BATCH_IO,
+    UBLK_F_BATCH_IO | UBLK_F_USER_COPY,
+    UBLK_F_BATCH_IO | UBLK_F_USER_COPY | UBLK_F_ZONED,
 };
 constexpr uint64_t kRecoveries[] = {
     0,
