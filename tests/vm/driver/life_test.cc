@@ -9,6 +9,7 @@
 
 #include <fstream>
 
+#include "tests/vm/driver/disk_user.h"
 #include "tests/vm/driver/module.h"
 #include "tests/vm/driver/raw_server.h"
 
@@ -174,11 +175,33 @@ TEST(Module, IsKeptByAnOpenCharDeviceAndUnloadsWithIdleDevices_R73) {
       << "an idle device must not keep the module";
   EXPECT_FALSE(PathExists("/dev/ublk-control"));
   EXPECT_FALSE(PathExists(CharPath(id)));
-  for (int round = 0; round < 10; ++round) {
-    ASSERT_TRUE(LoadDriver());
-    if (round < 9) {
-      ASSERT_TRUE(Eventually([] { return UnloadDriver() == 0; }));
+  ASSERT_TRUE(LoadDriver());
+}
+
+// GTEST_REPEAT=10 makes it two hundred times.
+TEST(Module, GoesAndComesBackAfterALoad_R73) {
+  for (int round = 0; round < 20; ++round) {
+    {
+      const Geometry geometry = {.queues = 2};
+      Control control;
+      Device device(control, geometry);
+      const SharedMemory ram(geometry.bytes);
+      ServerProcess server(device.id(), device.geometry(), RamHandler(ram.data()));
+      ASSERT_EQ(control.Start(device.id(), server.pid()), 0);
+      VerifiedLoad load(device.disk(), 2);
+      ASSERT_TRUE(Eventually([&] { return load.done() > 50; }));
+      if (round % 2 == 0) {
+        load.Finish();
+        EXPECT_EQ(load.errors(), 0);
+      } else {
+        server.Kill();
+      }
+      load.Finish();
+      EXPECT_EQ(load.wrong(), 0);
+      EXPECT_EQ(device.Delete(), 0);
     }
+    ASSERT_TRUE(Eventually([] { return UnloadDriver() == 0; })) << "round " << round;
+    ASSERT_TRUE(LoadDriver());
   }
 }
 
