@@ -84,13 +84,13 @@ class Integrity : public testing::TestWithParam<uint8_t> {
 
   size_t block() const { return size_t{1} << GetParam(); }
   std::byte* Tuple(uint64_t offset) const {
-    return protection_.data() + offset / block() * kTupleBytes;
+    return protection_.data() + (offset >> GetParam()) * kTupleBytes;
   }
   // What protects the data from `offset` on.
   void Protect(uint64_t offset, uint64_t bytes) {
     for (uint64_t at = offset; at < offset + bytes; at += block()) {
       const uint16_t crc = Crc16(ram_.data() + at, block());
-      const uint64_t number = at / block();
+      const uint64_t number = at >> GetParam();
       std::byte* tuple = Tuple(at);
       tuple[0] = static_cast<std::byte>(crc >> 8);
       tuple[1] = static_cast<std::byte>(crc);

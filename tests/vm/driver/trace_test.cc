@@ -21,8 +21,8 @@ using Texts = std::vector<std::string>;
 template <typename... Args>
 std::string Text(const char* format, Args... args) {
   char text[256];
-  std::snprintf(text, sizeof(text), format, args...);
-  return text;
+  const int length = std::snprintf(text, sizeof(text), format, args...);
+  return {text, static_cast<size_t>(length)};
 }
 
 Texts Sorted(Texts texts) {

@@ -14,6 +14,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <sstream>
 #include <string>
 
 #include "tests/vm/fuzz/disk_users.h"
@@ -36,10 +37,12 @@ void PrintFile(const std::filesystem::path& path) {
 pid_t ParentOf(const std::filesystem::path& process) {
   std::string line;
   std::getline(std::ifstream(process / "stat"), line);
-  int parent = 0;
   const size_t name_end = line.rfind(')');
   if (name_end == std::string::npos) return 0;
-  return std::sscanf(line.c_str() + name_end, ") %*c %d", &parent) == 1 ? parent : 0;
+  char state = 0;
+  pid_t parent = 0;
+  std::istringstream(line.substr(name_end + 1)) >> state >> parent;
+  return parent;
 }
 
 }  // namespace

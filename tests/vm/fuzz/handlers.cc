@@ -87,8 +87,6 @@ class Mischief {
         usleep(static_cast<useconds_t>(dice_.Below(20000)));
         break;
       case 5:
-        attack_.Copy();
-        break;
       case 6:
         attack_.Copy();
         break;

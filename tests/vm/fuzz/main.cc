@@ -52,7 +52,7 @@ Options Parse(int argc, char** argv) {
     if (i + 2 == argc) return options;
   }
   if (argc == 1) return options;
-  std::fprintf(stderr, "usage: ublk_driver_fuzz [--seconds N] [--seed S]\n");
+  (void)std::fprintf(stderr, "usage: ublk_driver_fuzz [--seconds N] [--seed S]\n");
   std::exit(2);
 }
 
@@ -135,7 +135,7 @@ int Run(const Options& options) {
 }  // namespace ublkd::driver_fuzz
 
 int main(int argc, char** argv) {
-  setvbuf(stdout, nullptr, _IOLBF, 0);
-  signal(SIGPIPE, SIG_IGN);
+  (void)setvbuf(stdout, nullptr, _IOLBF, 0);
+  (void)signal(SIGPIPE, SIG_IGN);
   return ublkd::driver_fuzz::Run(ublkd::driver_fuzz::Parse(argc, argv));
 }

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstdio>
 #include <fstream>
+#include <sstream>
 #include <string>
 
 #include "tests/vm/driver/zero_copy.h"
@@ -38,10 +39,11 @@ void UnmapOne(uint32_t id) {
   const std::string path = driver_test::CharPath(id);
   std::string line;
   while (std::getline(maps, line)) {
-    unsigned long begin = 0;
-    unsigned long end = 0;
+    uintptr_t begin = 0;
+    uintptr_t end = 0;
+    char dash = 0;
     if (line.find(path) == std::string::npos) continue;
-    if (std::sscanf(line.c_str(), "%lx-%lx", &begin, &end) != 2) continue;
+    if (!(std::istringstream(line) >> std::hex >> begin >> dash >> end)) continue;
     munmap(reinterpret_cast<void*>(begin), end - begin);
     return;
   }
