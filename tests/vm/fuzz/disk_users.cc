@@ -155,8 +155,9 @@ class User {
       return;
     }
     blkpg_partition part = {};
-    part.start = static_cast<long long>(dice_.Below(4) * uint64_t{kPage});
-    part.length = static_cast<long long>((1 + dice_.Below(8)) * uint64_t{kPage});
+    constexpr long long kUnit = kPage;
+    part.start = kUnit * static_cast<long long>(dice_.Below(4));
+    part.length = kUnit * static_cast<long long>(1 + dice_.Below(8));
     part.pno = static_cast<int>(1 + dice_.Below(3));
     blkpg_ioctl_arg arg = {.op = dice_.Of<int>({BLKPG_ADD_PARTITION, BLKPG_DEL_PARTITION}),
                            .flags = 0,
