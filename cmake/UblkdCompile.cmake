@@ -36,14 +36,15 @@ function(ublkd_program name)
 endfunction()
 
 # ublkd_test(<name> <source>... [DEPS <library>...]): a GoogleTest program that runs anywhere. Its
-# tests run one at a time: some count what the machine has of mounts, loop devices and processes.
+# tests run one at a time: some count what the machine has of mounts, loop devices and processes. They
+# begin first (COST), so that guests run beside them.
 function(ublkd_test name)
   cmake_parse_arguments(PARSE_ARGV 1 ARG "" "" "DEPS")
   add_executable(${name} ${ARG_UNPARSED_ARGUMENTS})
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
   target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest_main ublkd_warnings)
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES LABELS unit TIMEOUT 120
-    RESOURCE_LOCK machine)
+    RESOURCE_LOCK machine COST 1000)
 endfunction()
 
 # ublkd_vm_test(<name> <source>... [DEPS <library>...]): a GoogleTest program that runs as root in a

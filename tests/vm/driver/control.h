@@ -26,7 +26,7 @@ inline constexpr size_t kSectorBytes = 512;
 bool Eventually(const std::function<bool()>& condition,
                 std::chrono::milliseconds limit = std::chrono::seconds(10));
 
-// True if the module under test is ours, not the kernel's own.
+// True if the module under test is ours, not the kernel's own; or is to be judged as if it were.
 bool DriverIsOurs();
 
 /// Waits until the driver has looked for partitions on a disk that was just started: until then
