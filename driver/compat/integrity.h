@@ -15,7 +15,7 @@
 /* Called for each piece of memory, in order. False ends the walk. */
 typedef bool (*ublk_integrity_fn)(const struct bio_vec *bv, void *data);
 
-#ifdef UBLK_HAVE_INTEGRITY_METADATA
+#if defined(UBLK_HAVE_INTEGRITY_METADATA) || defined(UBLK_HAVE_INTEGRITY_TUPLE)
 #define UBLK_F_PROTECTION	(IS_ENABLED(CONFIG_BLK_DEV_INTEGRITY) ? UBLK_F_INTEGRITY : 0)
 
 /* Bytes of a request's protection information. */
@@ -51,11 +51,15 @@ static inline void ublk_integrity_to_limits(const struct ublk_param_integrity *p
 	q->max_integrity_segments = p->max_integrity_segments ?: USHRT_MAX;
 	q->integrity = (struct blk_integrity) {
 		.csum_type	= checksums[p->csum_type],
+#ifdef UBLK_HAVE_INTEGRITY_METADATA
 		.metadata_size	= p->metadata_size,
+		.pi_tuple_size	= tuple_bytes,
+#else
+		.tuple_size	= p->metadata_size,
+#endif
 		.pi_offset	= p->pi_offset,
 		.interval_exp	= p->interval_exp,
 		.tag_size	= p->tag_size,
-		.pi_tuple_size	= tuple_bytes,
 	};
 	if (p->flags & UBLK_PI_CAP_INTEGRITY)
 		q->integrity.flags |= BLK_INTEGRITY_DEVICE_CAPABLE;
