@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import cache  # noqa: E402
 import debugkernel  # noqa: E402
+import dkms  # noqa: E402
 import emulator  # noqa: E402
 import hostsetup  # noqa: E402
 import host  # noqa: E402
@@ -176,10 +177,14 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("setup", help="install what the harness needs; quick when all is there")
     fetch = commands.add_parser("fetch", help="get a kernel and its headers, print paths as JSON")
     fetch.add_argument("kernel", metavar="KERNEL", help=_KERNEL_HELP)
-    build = commands.add_parser("kmod", help="build a kernel module folder for a kernel")
-    build.add_argument("kernel", metavar="KERNEL", help=_KERNEL_HELP)
-    build.add_argument("driver", type=_folder, metavar="DRIVER_DIR", help="folder with a Makefile")
-    build.add_argument("out", type=Path, metavar="OUT_DIR", help="where the .ko files go")
+    for name, text in (
+        ("kmod", "build a kernel module folder for a kernel"),
+        ("dkms", "build it as DKMS does on a user's machine"),
+    ):
+        build = commands.add_parser(name, help=text)
+        build.add_argument("kernel", metavar="KERNEL", help=_KERNEL_HELP)
+        build.add_argument("driver", type=_folder, metavar="DRIVER_DIR", help="the module's folder")
+        build.add_argument("out", type=Path, metavar="OUT_DIR", help="where the .ko files go")
     debug = commands.add_parser(
         "debug-kernel",
         help="compile a kernel that watches drivers, print its folder",
@@ -245,8 +250,9 @@ def _dispatch(options: argparse.Namespace, words: list[str]) -> int:
         hostsetup.setup()
     elif options.command == "fetch":
         print(kernels.fetch(options.kernel).json())
-    elif options.command == "kmod":
-        modules = kmod.build(options.kernel, options.driver, options.out)
+    elif options.command in ("kmod", "dkms"):
+        builder = kmod if options.command == "kmod" else dkms
+        modules = builder.build(options.kernel, options.driver, options.out)
         print(json.dumps({"modules": [str(path) for path in modules]}))
     elif options.command == "debug-kernel":
         return _debug_kernel(options.kernel, options.check)

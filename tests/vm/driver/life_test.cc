@@ -5,8 +5,10 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <fstream>
 
 #include "tests/vm/driver/disk_user.h"
@@ -203,6 +205,35 @@ TEST(Module, GoesAndComesBackAfterALoad_R73) {
     ASSERT_TRUE(Eventually([] { return UnloadDriver() == 0; })) << "round " << round;
     ASSERT_TRUE(LoadDriver());
   }
+}
+
+// What `make install` and DKMS do.
+TEST(Module, TakesThePlaceOfTheKernelsOwnAndGivesItBack) {
+  const char* ours = std::getenv("UBLK_DRV_KO");
+  if (ours == nullptr) GTEST_SKIP() << "the module is not ours";
+  utsname kernel = {};
+  ASSERT_EQ(uname(&kernel), 0);
+  const std::string updates = std::string("/lib/modules/") + kernel.release + "/updates";
+  const auto run = [](const std::string& command) { return std::system(command.c_str()); };
+  const auto unload = [] { return Eventually([] { return UnloadDriver() == 0; }); };
+  ASSERT_TRUE(unload());
+  const bool has_own = run("modprobe -q ublk_drv") == 0;
+  if (has_own) {
+    EXPECT_FALSE(DriverIsOurs());
+    ASSERT_TRUE(unload());
+  }
+
+  ASSERT_EQ(run("mkdir -p " + updates + " && cp " + ours + " " + updates + " && depmod"), 0);
+  EXPECT_EQ(run("modprobe ublk_drv"), 0);
+  EXPECT_TRUE(DriverIsOurs()) << "the kernel's own driver goes first";
+  ASSERT_TRUE(unload());
+  ASSERT_EQ(run("rm -r " + updates + " && depmod"), 0);
+  EXPECT_EQ(run("modprobe -q ublk_drv") == 0, has_own);
+  if (has_own) {
+    EXPECT_FALSE(DriverIsOurs());
+    ASSERT_TRUE(unload());
+  }
+  ASSERT_TRUE(LoadDriver());
 }
 
 }  // namespace
