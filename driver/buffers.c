@@ -44,13 +44,17 @@ int ublk_buffer_unregister(struct ublk_queue *q, struct io_uring_cmd *cmd, u64 i
 	return ublk_uring_buffer_unregister(cmd, index, issue_flags);
 }
 
-/* What a FETCH or COMMIT says about the buffer of its next request. */
-int ublk_auto_parse(struct io_uring_cmd *cmd, struct ublk_auto_buf_reg *reg)
+/*
+ * What a FETCH or COMMIT says about the buffer of its next request, for ublk_auto_set(), or -EINVAL.
+ * A number, since the address of a variable makes all of its function slower.
+ */
+int ublk_auto_parse(struct io_uring_cmd *cmd)
 {
-	*reg = ublk_sqe_addr_to_auto_buf_reg(ublk_uring_sqe_addr(cmd));
-	if (reg->reserved0 || reg->reserved1 || reg->flags & ~UBLK_AUTO_BUF_REG_F_MASK)
+	struct ublk_auto_buf_reg reg = ublk_sqe_addr_to_auto_buf_reg(ublk_uring_sqe_addr(cmd));
+
+	if (reg.reserved0 || reg.reserved1 || reg.flags & ~UBLK_AUTO_BUF_REG_F_MASK)
 		return -EINVAL;
-	return 0;
+	return reg.flags << 16 | reg.index;
 }
 
 /*

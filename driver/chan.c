@@ -108,9 +108,8 @@ void ublk_queue_ready(struct ublk_device *dev)
 static int ublk_fetch_locked(struct ublk_device *dev, struct ublk_queue *q, struct ublk_io *io,
 			     struct io_uring_cmd *cmd, u64 addr, unsigned int issue_flags)
 {
-	struct ublk_auto_buf_reg reg = {};
 	struct ublk_lane *lane;
-	int err;
+	int buffer = 0;
 
 	lockdep_assert_held(&dev->mutex);
 	if (dev->canceling)
@@ -124,9 +123,9 @@ static int ublk_fetch_locked(struct ublk_device *dev, struct ublk_queue *q, stru
 	if (q->copies ? !addr && !q->asks_for_buffer : addr)
 		return -EINVAL;
 	if (q->registers) {
-		err = ublk_auto_parse(cmd, &reg);
-		if (err)
-			return err;
+		buffer = ublk_auto_parse(cmd);
+		if (buffer < 0)
+			return buffer;
 	}
 
 	lane = ublk_lane_get(q, current, ublk_uring_ring(cmd));
@@ -138,8 +137,7 @@ static int ublk_fetch_locked(struct ublk_device *dev, struct ublk_queue *q, stru
 	io->lane = lane;
 	io->task = current;
 	io->addr = addr;
-	io->auto_buf.index = reg.index;
-	io->auto_buf.flags = reg.flags;
+	ublk_auto_set(io, buffer);
 	ublk_uring_mark_cancelable(cmd, issue_flags);
 	ublk_publish(q, io, cmd);
 
@@ -226,9 +224,9 @@ static bool ublk_commit_addr_is_right(const struct ublk_queue *q, const struct r
 static int ublk_commit(struct ublk_device *dev, struct ublk_queue *q, struct ublk_io *io,
 		       struct io_uring_cmd *cmd, int res, u64 addr, unsigned int issue_flags)
 {
-	struct ublk_auto_buf_reg reg;
 	struct request *req;
 	void *old_ring;
+	int buffer = 0;
 	u32 bytes = 0;
 	int err;
 
@@ -239,16 +237,18 @@ static int ublk_commit(struct ublk_device *dev, struct ublk_queue *q, struct ubl
 	req = io->req;
 	if (unlikely(!ublk_commit_addr_is_right(q, req, addr)))
 		return -EINVAL;
-	if (q->registers && ublk_auto_parse(cmd, &reg))
-		return -EINVAL;
+	if (q->registers) {
+		buffer = ublk_auto_parse(cmd);
+		if (buffer < 0)
+			return buffer;
+	}
 	old_ring = io->lane->ring;
 	err = ublk_follow_ring(dev, q, io, cmd);
 	if (unlikely(err))
 		return err;
 	if (q->registers) {
 		ublk_auto_unregister(io, old_ring, cmd, issue_flags);
-		io->auto_buf.index = reg.index;
-		io->auto_buf.flags = reg.flags;
+		ublk_auto_set(io, buffer);
 	}
 
 	if (likely(res >= 0))

@@ -11,8 +11,11 @@
 
 #include "ublk_drv.h"
 
-/* Copy one piece; returns the bytes done, less than its length when user memory faults. */
-static size_t ublk_copy_bvec(const struct bio_vec *bv, struct iov_iter *iter, bool to_server)
+/*
+ * Copy one piece; returns the bytes done, less than its length when user memory faults. This and
+ * ublk_copy_all() are inlined, since every plain I/O comes through here.
+ */
+static __always_inline size_t ublk_copy_bvec(const struct bio_vec *bv, struct iov_iter *iter, bool to_server)
 {
 	size_t done = 0;
 
@@ -98,7 +101,8 @@ unsigned int ublk_copy_integrity(struct request *req, struct iov_iter *iter, uns
 }
 
 /* Copy a request's data, as far as @iter goes; returns how many bytes were. For every plain I/O. */
-static unsigned int ublk_copy_all(struct request *req, struct iov_iter *iter, bool to_server)
+static __always_inline unsigned int ublk_copy_all(struct request *req, struct iov_iter *iter,
+						  bool to_server)
 {
 	struct req_iterator pos;
 	unsigned int done = 0;

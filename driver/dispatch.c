@@ -465,7 +465,8 @@ static int ublk_init_hctx(struct blk_mq_hw_ctx *hctx, void *data, unsigned int i
  * Softirqs are off so that a last fput() that hangs on the bio is left to another task: releasing
  * a block device may need the server, which is the one who runs this.
  */
-void ublk_finish(struct ublk_device *dev, struct request *req, int res, unsigned int bytes)
+static __always_inline void ublk_finish_inline(struct ublk_device *dev, struct request *req,
+					       int res, unsigned int bytes)
 {
 	local_bh_disable();
 	if (likely(res >= 0 && bytes == blk_rq_bytes(req)))
@@ -483,6 +484,11 @@ void ublk_finish(struct ublk_device *dev, struct request *req, int res, unsigned
 	local_bh_enable();
 }
 
+void ublk_finish(struct ublk_device *dev, struct request *req, int res, unsigned int bytes)
+{
+	ublk_finish_inline(dev, req, res, bytes);
+}
+
 /* As above, for the request of a tag that the server had; in some modes others may still use it. */
 void ublk_end(struct ublk_queue *q, struct ublk_io *io, int res, unsigned int bytes,
 	      struct request *req)
@@ -491,7 +497,7 @@ void ublk_end(struct ublk_queue *q, struct ublk_io *io, int res, unsigned int by
 	if (unlikely(q->shares_memory))
 		ublk_shmem_done(q->dev, req);
 	if (!q->counts_refs) {
-		ublk_finish(q->dev, req, res, bytes);
+		ublk_finish_inline(q->dev, req, res, bytes);
 		return;
 	}
 	io->res = res;

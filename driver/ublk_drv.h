@@ -374,7 +374,7 @@ int ublk_buffer_register(struct ublk_queue *q, struct ublk_io *io, struct io_uri
 			 u64 index, unsigned int issue_flags);
 int ublk_buffer_unregister(struct ublk_queue *q, struct io_uring_cmd *cmd, u64 index,
 			   unsigned int issue_flags);
-int ublk_auto_parse(struct io_uring_cmd *cmd, struct ublk_auto_buf_reg *reg);
+int ublk_auto_parse(struct io_uring_cmd *cmd);
 int ublk_auto_register(struct ublk_queue *q, struct ublk_io *io, struct request *req,
 		       struct io_uring_cmd *cmd, unsigned int issue_flags);
 void ublk_auto_unregister(struct ublk_io *io, const void *ring, struct io_uring_cmd *cmd,
@@ -457,6 +457,13 @@ static inline bool ublk_rq_has_data(const struct request *req)
 static inline u16 ublk_io_tag(const struct ublk_queue *q, const struct ublk_io *io)
 {
 	return io - q->ios;
+}
+
+/* @buffer is from ublk_auto_parse(). */
+static inline void ublk_auto_set(struct ublk_io *io, int buffer)
+{
+	io->auto_buf.index = buffer & U16_MAX;
+	io->auto_buf.flags = buffer >> 16;
 }
 
 /* Is a request on its way to the server, or with it? */
