@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Measures block devices inside a VM that runs in exact cost mode, where one instruction takes one
-nanosecond: 1e9 / IOPS is then what one I/O costs the whole system. Writes JSON to the path given."""
+nanosecond: 1e9 / IOPS is then what one I/O costs the whole system. Writes JSON to the path given: for
+each cell what each run of it said."""
 
 import argparse
 import collections
@@ -10,6 +11,7 @@ import json
 import os
 import select
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -133,6 +135,7 @@ def main():
     parser.add_argument("--depths", default="1,32,32b", help="queue depths; b: reaped in batches")
     parser.add_argument("--patterns", default="randread,randwrite")
     parser.add_argument("--runtime-ms", type=int, default=400)
+    parser.add_argument("--repeat", type=int, default=1, help="runs of each cell")
     parser.add_argument("--profile", help="instructions by function go to this file; needs perf")
     parser.add_argument("--driver", help="module file; the kernel's own without it")
     arguments = parser.parse_args()
@@ -158,9 +161,11 @@ def main():
             quiet()
             for depth in arguments.depths.split(","):
                 for pattern in arguments.patterns.split(","):
-                    cost = fio(path, pattern, depth, arguments.runtime_ms)
+                    costs = [fio(path, pattern, depth, arguments.runtime_ms)
+                             for _ in range(arguments.repeat)]
+                    cost = round(statistics.mean(costs))
                     row = f"{subject} qd{depth} {pattern}"
-                    results[row] = cost
+                    results[row] = costs
                     print(f"{subject:>16} qd{depth:<4} {pattern:>9} {cost:>7}", flush=True)
                     if arguments.profile:
                         profiles[row] = profile(path, pattern, depth, arguments.runtime_ms, cost)
