@@ -78,7 +78,11 @@ mount -o remount,bind,ro "$root"
 mount --bind "$readable" "$root$readable"
 mount -o remount,bind,ro "$root$readable"
 mount --bind "$writable" "$root$writable"
-exec chroot "$root" env -i PATH=/usr/sbin:/usr/bin LC_ALL=C.UTF-8 "$@"
+cd "$root"
+# A copy of the machine's other mounts would keep busy what is unmounted there meanwhile. Where / is
+# no mount of its own it has to stay.
+if pivot_root . . 2>/dev/null; then umount -l .; fi
+exec chroot . env -i PATH=/usr/sbin:/usr/bin LC_ALL=C.UTF-8 "$@"
 """
 
 
