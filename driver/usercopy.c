@@ -65,10 +65,13 @@ static ssize_t ublk_copy_request(struct request *req, struct iov_iter *iter,
 	if (place->offset > bytes)
 		return -EINVAL;
 	wanted = min_t(size_t, bytes - place->offset, iov_iter_count(iter));
+	/* A request without protection information has no place for any. */
+	if (!wanted)
+		return 0;
 	done = place->integrity ?
 	       ublk_copy_integrity(req, iter, place->offset, wanted, to_server) :
 	       ublk_copy(req, iter, place->offset, wanted, to_server);
-	return done || !wanted ? done : -EFAULT;
+	return done ?: -EFAULT;
 }
 
 static ssize_t ublk_user_copy(struct kiocb *kiocb, struct iov_iter *iter, bool to_server)

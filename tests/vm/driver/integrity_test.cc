@@ -190,6 +190,15 @@ TEST_P(Integrity, PlacesOutsideAndTheWrongWayAreRefused_R33) {
   }
 }
 
+TEST_P(Integrity, ARequestThatHasNoneGetsNone_R33) {
+  Start();
+  ASSERT_TRUE(WriteLine(DiskAttributePath(id(), "integrity/read_verify"), "0"));
+  const PageBuffer buffer(kPage);
+  EXPECT_EQ(ReadAt(disk_, buffer.data(), kPage, 8192), int{kPage});
+  EXPECT_EQ(unprotected_, 1);
+  EXPECT_EQ(short_copies_, 1) << "there is nothing to copy to";
+}
+
 INSTANTIATE_TEST_SUITE_P(Blocks, Integrity, testing::Values(uint8_t{9}, uint8_t{12}),
                          [](const testing::TestParamInfo<uint8_t>& shift) {
                            return "of" + std::to_string(1 << shift.param);
