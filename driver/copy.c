@@ -15,7 +15,8 @@
  * Copy one piece; returns the bytes done, less than its length when user memory faults. This and
  * ublk_copy_all() are inlined, since every plain I/O comes through here.
  */
-static __always_inline size_t ublk_copy_bvec(const struct bio_vec *bv, struct iov_iter *iter, bool to_server)
+static __always_inline size_t ublk_copy_bvec(const struct bio_vec *bv, struct iov_iter *iter,
+					     bool to_server)
 {
 	size_t done = 0;
 

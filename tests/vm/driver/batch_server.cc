@@ -128,21 +128,19 @@ Element BatchServer::ElementOf(uint16_t queue, uint16_t tag) const {
 bool BatchServer::Send(BatchRing& ring, uint32_t op, uint16_t queue,
                        const std::vector<Element>& elements,
                        const std::function<void(const io_uring_cqe&)>& others) const {
-  const bool commits = op == UBLK_U_IO_COMMIT_IO_CMDS;
-  if ((geometry_.flags & UBLK_F_USER_COPY) == 0) {
-    const int bytes = static_cast<int>(elements.size() * sizeof(Element));
-    return ring.Run(op, queue, elements, others) == (commits ? bytes : 0);
+  const auto is_done = [&](int result, size_t element_bytes) {
+    const bool commits = op == UBLK_U_IO_COMMIT_IO_CMDS;
+    return result == (commits ? static_cast<int>(elements.size() * element_bytes) : 0);
+  };
+  const bool copies_itself = (geometry_.flags & UBLK_F_USER_COPY) != 0;
+  if (copies_itself && (geometry_.flags & UBLK_F_ZONED) == 0) {
+    std::vector<ublk_elem_header> heads;
+    heads.reserve(elements.size());
+    for (const Element& element : elements) heads.push_back(element.head);
+    return is_done(ring.RunWith(op, queue, 0, heads, others), sizeof(ublk_elem_header));
   }
-  if ((geometry_.flags & UBLK_F_ZONED) != 0) {
-    const int bytes = static_cast<int>(elements.size() * sizeof(Element));
-    return ring.RunWith(op, queue, UBLK_BATCH_F_HAS_ZONE_LBA, elements, others) ==
-           (commits ? bytes : 0);
-  }
-  std::vector<ublk_elem_header> heads;
-  heads.reserve(elements.size());
-  for (const Element& element : elements) heads.push_back(element.head);
-  const int bytes = static_cast<int>(heads.size() * sizeof(ublk_elem_header));
-  return ring.RunWith(op, queue, 0, heads, others) == (commits ? bytes : 0);
+  const uint16_t flag = copies_itself ? UBLK_BATCH_F_HAS_ZONE_LBA : UBLK_BATCH_F_HAS_BUF_ADDR;
+  return is_done(ring.RunWith(op, queue, flag, elements, others), sizeof(Element));
 }
 
 void BatchServer::Prepare(BatchRing& ring, uint16_t queue) {
