@@ -11,9 +11,9 @@ import buildroot
 import cache
 import host
 import kernels
+import kmod
 
 _PACKAGES = ["dkms", "kmod"]
-_IGNORED = shutil.ignore_patterns("*.o", "*.ko", "*.mod", "*.mod.c", "*.cmd", ".git")
 _REMEDY = "mend dkms.conf or the compiler errors above"
 
 
@@ -25,7 +25,7 @@ def _setting(text: str, name: str) -> str:
 
 
 def build(kernel_name: str, driver: Path, out: Path) -> list[Path]:
-    """Builds the folder `driver` with `dkms build` for a kernel; the .ko files are below `out`.
+    """Builds the folder `driver` with `dkms build` for a kernel; the .ko files are in `out`/tree.
 
     DKMS runs in a root of the suite that built the kernel, with trees of its own in `out`.
     """
@@ -38,8 +38,9 @@ def build(kernel_name: str, driver: Path, out: Path) -> list[Path]:
     root = buildroot.compiler_root(kernel.build_suite, _PACKAGES)
     out = out.resolve()
     with cache.Mutex(f"dkms-{cache.digest_text(str(out))}"):
-        shutil.rmtree(out, ignore_errors=True)
-        shutil.copytree(driver, out / "src" / f"{name}-{version}", ignore=_IGNORED)
+        for folder in ("src", "tree"):
+            shutil.rmtree(out / folder, ignore_errors=True)
+        shutil.copytree(driver, out / "src" / f"{name}-{version}", ignore=kmod.IGNORED)
         (out / "tree").mkdir()
         argv = ["dkms", "build", "-m", name, "-v", version, "-k", kernel.release]
         argv += ["--kernelsourcedir", kernel.kdir, "--sourcetree", str(out / "src")]

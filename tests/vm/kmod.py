@@ -17,7 +17,7 @@ import kernels
 
 _RESULT = ".kmod.json"
 _LOG = "build.log"
-_IGNORED = shutil.ignore_patterns("*.o", "*.ko", "*.mod", "*.mod.c", "*.cmd", ".git")
+IGNORED = shutil.ignore_patterns("*.o", "*.ko", "*.mod", "*.mod.c", "*.cmd", ".git")
 
 
 def _compiler(kernel: kernels.Kernel) -> str:
@@ -90,7 +90,7 @@ def build(kernel_name: str, driver: Path, out: Path) -> list[Path]:
     with cache.Mutex(f"kmod-{cache.digest_text(str(out))}"):
         source = out / "src" / driver.resolve().name
         shutil.rmtree(out / "src", ignore_errors=True)
-        shutil.copytree(driver, source, symlinks=False, ignore=_IGNORED)
+        shutil.copytree(driver, source, symlinks=False, ignore=IGNORED)
         key = {
             "release": kernel.release,
             "headers": cache.digest_file(Path(kernel.kdir, "Module.symvers")),
