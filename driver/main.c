@@ -71,6 +71,7 @@ static void __exit ublk_exit(void)
 	unregister_chrdev_region(ublk_char_devt, UBLK_MAX_DEVICES);
 	destroy_workqueue(ublk_wait_wq);
 	destroy_workqueue(ublk_wq);
+	ublk_integrity_exit();
 }
 
 module_init(ublk_init);

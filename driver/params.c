@@ -9,6 +9,10 @@
 #define UBLK_MAX_SHIFT		28
 #define UBLK_PI_TUPLE_BYTES		8
 #define UBLK_PI_WIDE_TUPLE_BYTES	16
+/* The block layer counts the bytes of an interval in 16 bits. */
+#define UBLK_PI_MAX_INTERVAL_EXP	15
+/* What protects one I/O is one allocation of the block layer, of at most BIO_MAX_VECS pages. */
+#define UBLK_PI_MAX_IO_BYTES		(256 << 12)
 /* Sectors beyond this make byte offsets negative. */
 #define UBLK_MAX_DEV_SECTORS	((u64)LLONG_MAX >> SECTOR_SHIFT)
 
@@ -94,7 +98,8 @@ static int ublk_check_integrity(const struct ublk_device *dev, const struct ublk
 		return -EINVAL;
 	if (p->pi_offset + bytes > p->metadata_size)
 		return -EINVAL;
-	if (p->interval_exp < SECTOR_SHIFT || p->interval_exp > params->basic.logical_bs_shift)
+	if (p->interval_exp < SECTOR_SHIFT || p->interval_exp > UBLK_PI_MAX_INTERVAL_EXP ||
+	    p->interval_exp > params->basic.logical_bs_shift)
 		return -EINVAL;
 	return 0;
 }
@@ -127,6 +132,18 @@ static unsigned int ublk_shift_to_bytes(u8 shift)
 	return shift < SECTOR_SHIFT ? 0 : 1U << shift;
 }
 
+static void ublk_integrity_limits(const struct ublk_param_integrity *p, struct ublk_disk_limits *lim)
+{
+	u32 intervals = UBLK_PI_MAX_IO_BYTES / p->metadata_size;
+
+	lim->integrity = p;
+	lim->tuple_bytes = ublk_tuple_bytes(p->csum_type);
+	lim->max_sectors = min(lim->max_sectors, intervals << (p->interval_exp - SECTOR_SHIFT));
+	/* A tuple is made of, and checked against, memory in one piece. */
+	if (p->csum_type != UBLK_PI_CSUM_NONE)
+		lim->dma_alignment_mask |= (1U << p->interval_exp) - 1;
+}
+
 /* Of checked parameters. */
 void ublk_params_to_limits(const struct ublk_params *p, struct ublk_disk_limits *lim)
 {
@@ -155,10 +172,6 @@ void ublk_params_to_limits(const struct ublk_params *p, struct ublk_disk_limits 
 		lim->max_discard_segments = p->discard.max_discard_segments;
 		lim->max_write_zeroes_sectors = p->discard.max_write_zeroes_sectors;
 	}
-	if (p->types & UBLK_PARAM_TYPE_INTEGRITY) {
-		lim->integrity = &p->integrity;
-		lim->tuple_bytes = ublk_tuple_bytes(p->integrity.csum_type);
-	}
 	if (p->types & UBLK_PARAM_TYPE_ZONED) {
 		lim->zoned = true;
 		lim->max_open_zones = p->zoned.max_open_zones;
@@ -172,6 +185,8 @@ void ublk_params_to_limits(const struct ublk_params *p, struct ublk_disk_limits 
 		lim->max_segment_bytes = p->seg.max_segment_size;
 		lim->max_segments = p->seg.max_segments;
 	}
+	if (p->types & UBLK_PARAM_TYPE_INTEGRITY)
+		ublk_integrity_limits(&p->integrity, lim);
 	/* A block in two pieces would have to be split: the block layer has to refuse such memory. */
 	if (lim->max_segments == 1 || lim->virt_boundary_mask >= PAGE_SIZE)
 		lim->dma_alignment_mask |= lim->logical_block_bytes - 1;

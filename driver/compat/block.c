@@ -100,6 +100,10 @@ struct gendisk *ublk_alloc_disk(struct blk_mq_tag_set *set, const struct ublk_di
 		disk_set_max_open_zones(disk, lim->max_open_zones);
 		disk_set_max_active_zones(disk, lim->max_active_zones);
 	}
+	if (lim->integrity && ublk_integrity_register(disk, lim->integrity)) {
+		put_disk(disk);
+		return ERR_PTR(-ENOMEM);
+	}
 	return disk;
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Protection information of requests. UBLK_F_PROTECTION is UBLK_F_INTEGRITY where a disk can
- * describe its own, else 0, and nothing here is ever asked for.
+ * Protection information of requests. A disk describes its own by its limits, or before 6.11 by a
+ * profile (integrity.c). UBLK_F_PROTECTION is UBLK_F_INTEGRITY where it can, else 0, and nothing here
+ * is ever asked for.
  */
 #ifndef UBLK_COMPAT_INTEGRITY_H
 #define UBLK_COMPAT_INTEGRITY_H
@@ -12,17 +13,32 @@
 #include "../uapi/ublk_cmd.h"
 #include "config.h"
 
+#if IS_ENABLED(CONFIG_BLK_DEV_INTEGRITY) && \
+	(defined(UBLK_HAVE_INTEGRITY_METADATA) || defined(UBLK_HAVE_INTEGRITY_TUPLE))
+#define UBLK_INTEGRITY_BY_LIMITS
+#define UBLK_F_PROTECTION	UBLK_F_INTEGRITY
+#elif IS_ENABLED(CONFIG_BLK_DEV_INTEGRITY_T10) && defined(UBLK_HAVE_INTEGRITY_PROFILE)
+#define UBLK_INTEGRITY_BY_PROFILE
+#define UBLK_F_PROTECTION	UBLK_F_INTEGRITY
+#else
+#define UBLK_F_PROTECTION	0ULL
+#endif
+
 /* Called for each piece of memory, in order. False ends the walk. */
 typedef bool (*ublk_integrity_fn)(const struct bio_vec *bv, void *data);
-
-#if defined(UBLK_HAVE_INTEGRITY_METADATA) || defined(UBLK_HAVE_INTEGRITY_TUPLE)
-#define UBLK_F_PROTECTION	(IS_ENABLED(CONFIG_BLK_DEV_INTEGRITY) ? UBLK_F_INTEGRITY : 0)
 
 /* Bytes of a request's protection information. */
 static inline unsigned int ublk_integrity_bytes(struct request *req)
 {
-	return blk_integrity_rq(req) ?
-	       bio_integrity_bytes(&req->q->limits.integrity, blk_rq_sectors(req)) : 0;
+	if (!blk_integrity_rq(req))
+		return 0;
+#if defined(UBLK_INTEGRITY_BY_LIMITS)
+	return bio_integrity_bytes(&req->q->limits.integrity, blk_rq_sectors(req));
+#elif defined(UBLK_INTEGRITY_BY_PROFILE)
+	return bio_integrity_bytes(&req->q->integrity, blk_rq_sectors(req));
+#else
+	return 0;
+#endif
 }
 
 static inline void ublk_integrity_walk(struct request *req, ublk_integrity_fn fn, void *data)
@@ -38,6 +54,7 @@ static inline void ublk_integrity_walk(struct request *req, ublk_integrity_fn fn
 #endif
 }
 
+#ifdef UBLK_INTEGRITY_BY_LIMITS
 static inline void ublk_integrity_to_limits(const struct ublk_param_integrity *p, u8 tuple_bytes,
 					    struct queue_limits *q)
 {
@@ -67,19 +84,25 @@ static inline void ublk_integrity_to_limits(const struct ublk_param_integrity *p
 		q->integrity.flags |= BLK_INTEGRITY_REF_TAG;
 }
 #else
-#define UBLK_F_PROTECTION	0ULL
+static inline void ublk_integrity_to_limits(const struct ublk_param_integrity *p, u8 tuple_bytes,
+					    struct queue_limits *q)
+{
+}
+#endif
 
-static inline unsigned int ublk_integrity_bytes(struct request *req)
+#ifdef UBLK_INTEGRITY_BY_PROFILE
+/* Gives a disk that is not yet visible its profile. May sleep; -ENOMEM. */
+int ublk_integrity_register(struct gendisk *disk, const struct ublk_param_integrity *p);
+/* When there are no disks any more. */
+void ublk_integrity_exit(void);
+#else
+static inline int ublk_integrity_register(struct gendisk *disk,
+					  const struct ublk_param_integrity *p)
 {
 	return 0;
 }
 
-static inline void ublk_integrity_walk(struct request *req, ublk_integrity_fn fn, void *data)
-{
-}
-
-static inline void ublk_integrity_to_limits(const struct ublk_param_integrity *p, u8 tuple_bytes,
-					    struct queue_limits *q)
+static inline void ublk_integrity_exit(void)
 {
 }
 #endif

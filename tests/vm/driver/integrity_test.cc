@@ -4,71 +4,61 @@
 // and checks for reads, and the server keeps beside the data. Skipped where the kernel can't.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/blkpg.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 
 #include "tests/vm/driver/disk_user.h"
 #include "tests/vm/driver/live_device.h"
+#include "tests/vm/driver/protection.h"
 #include "tests/vm/driver/user_copy.h"
 
 namespace ublkd::driver_test {
 namespace {
 
 constexpr uint64_t kProtected = UBLK_F_USER_COPY | UBLK_F_INTEGRITY;
-constexpr size_t kTupleBytes = 8;  // of a block: checksum, application tag, reference tag
-constexpr uint16_t kPolynomial = 0x8bb7;
-
-uint16_t Crc16(const std::byte* data, size_t bytes) {
-  uint16_t crc = 0;
-  for (size_t i = 0; i < bytes; ++i) {
-    crc = static_cast<uint16_t>(crc ^ static_cast<uint16_t>(data[i]) << 8);
-    for (int bit = 0; bit < 8; ++bit) {
-      crc = static_cast<uint16_t>((crc & 0x8000) != 0 ? crc << 1 ^ kPolynomial : crc << 1);
-    }
-  }
-  return crc;
-}
-
-uint32_t BigEndian(const std::byte* at, size_t bytes) {
-  uint32_t value = 0;
-  for (size_t i = 0; i < bytes; ++i) value = value << 8 | static_cast<uint32_t>(at[i]);
-  return value;
-}
-
 off_t ProtectionAt(const Request& request, uint64_t byte = 0) {
   return UserCopyAt(request.queue, request.tag, byte) |
          static_cast<off_t>(UBLKSRV_IO_INTEGRITY_FLAG);
 }
 
-ublk_params ProtectedParams(const Geometry& geometry) {
-  ublk_params params = ParamsOf(geometry);
-  params.types |= UBLK_PARAM_TYPE_INTEGRITY;
-  params.integrity.flags = UBLK_PI_CAP_INTEGRITY | UBLK_PI_CAP_REFTAG;
-  params.integrity.interval_exp = geometry.block_shift;
-  params.integrity.metadata_size = kTupleBytes;
-  params.integrity.csum_type = UBLK_PI_CSUM_CRC16;
-  return params;
+// The simple one, for tests of anything else.
+constexpr Protection kPlain = {"Plain", 12, 8, 0, UBLK_PI_CSUM_CRC16};
+
+// Some tuple begins in one page of memory and ends in the next.
+bool CrossesPages(const Protection& kind) { return kPage % kind.metadata_bytes != 0; }
+
+// Kernels without profiles turn the reference tags themselves, and not in such tuples.
+bool KernelTurnsTags() {
+  return std::system("grep -q ' blk_integrity_register$' /proc/kallsyms") != 0;
 }
 
-class Integrity : public testing::TestWithParam<uint8_t> {
+class Integrity : public testing::TestWithParam<Protection> {
  protected:
   void SetUp() override {
     if ((control_.Features() & kProtected) != kProtected) GTEST_SKIP() << "not on this kernel";
+    if (CrossesPages(GetParam()) && KernelTurnsTags()) GTEST_SKIP() << "the kernel can't";
   }
 
   void Start(uint16_t queues = 1) {
     const Geometry geometry = {.queues = queues,
                                .flags = kProtected | UBLK_F_NO_AUTO_PART_SCAN,
                                .bytes = 8 << 20,
-                               .block_shift = GetParam()};
+                               .block_shift = GetParam().block_shift};
     device_ = std::make_unique<Device>(control_, geometry);
     ASSERT_EQ(device_->error(), 0);
     ASSERT_NE(device_->info().flags & UBLK_F_INTEGRITY, 0U);
-    ASSERT_EQ(control_.SetParams(id(), ProtectedParams(geometry)), 0);
+    ASSERT_EQ(control_.SetParams(id(), GetParam().Params(geometry)), 0);
     // A fresh disk has correct protection information everywhere.
-    Protect(0, geometry.bytes);
+    const uint64_t of_zeros = GetParam().Checksum(ram_.data());
+    for (uint64_t at = 0; at < geometry.bytes; at += block()) {
+      GetParam().Make(of_zeros, at / block(), Metadata(at));
+    }
     server_ = std::make_unique<Server>(id(), device_->geometry(),
                                        [this](const Request& request) { return Serve(request); });
     ASSERT_EQ(control_.Start(id(), getpid()), 0);
@@ -82,59 +72,51 @@ class Integrity : public testing::TestWithParam<uint8_t> {
     server_->Close();
   }
 
-  size_t block() const { return size_t{1} << GetParam(); }
-  std::byte* Tuple(uint64_t offset) const {
-    return protection_.data() + (offset >> GetParam()) * kTupleBytes;
+  size_t block() const { return GetParam().block(); }
+  // Of the block at a place on the disk.
+  std::byte* Metadata(uint64_t offset) const {
+    return metadata_.data() + offset / block() * GetParam().metadata_bytes;
   }
-  // What protects the data from `offset` on.
-  void Protect(uint64_t offset, uint64_t bytes) {
+  // Makes the metadata of the data from `offset` on; false if it was something else before.
+  bool Protect(uint64_t offset, uint64_t bytes) {
+    bool same = true;
     for (uint64_t at = offset; at < offset + bytes; at += block()) {
-      const uint16_t crc = Crc16(ram_.data() + at, block());
-      const uint64_t number = at >> GetParam();
-      std::byte* tuple = Tuple(at);
-      tuple[0] = static_cast<std::byte>(crc >> 8);
-      tuple[1] = static_cast<std::byte>(crc);
-      for (size_t i = 0; i < 4; ++i) tuple[4 + i] = static_cast<std::byte>(number >> (24 - 8 * i));
+      std::array<std::byte, UINT8_MAX> made = {};
+      GetParam().Make(GetParam().Checksum(ram_.data() + at), at / block(), made.data());
+      same &= std::memcmp(Metadata(at), made.data(), GetParam().metadata_bytes) == 0;
+      std::memcpy(Metadata(at), made.data(), GetParam().metadata_bytes);
     }
-  }
-  bool IsProtected(uint64_t offset, uint64_t bytes) const {
-    for (uint64_t at = offset; at < offset + bytes; at += block()) {
-      if (BigEndian(Tuple(at), 2) != Crc16(ram_.data() + at, block()) ||
-          BigEndian(Tuple(at) + 4, 4) != at / block()) {
-        return false;
-      }
-    }
-    return true;
+    return same;
   }
 
   int Serve(const Request& request) {
     const bool write = request.op() == UBLK_IO_OP_WRITE;
     if (!write && request.op() != UBLK_IO_OP_READ) return 0;
     if ((request.desc->op_flags & UBLK_IO_F_INTEGRITY) == 0) ++unprotected_;
-    const size_t tuples = request.bytes() / block() * kTupleBytes;
-    // In two pieces, neither of which ends with a tuple.
-    const size_t first = tuples / 2 - 1;
-    std::byte* tuple = Tuple(request.offset());
-    const auto copy = [&](std::byte* to, size_t bytes, size_t at) {
-      return write ? ReadAt(request.fd, to, bytes, ProtectionAt(request, at))
-                   : WriteAt(request.fd, to, bytes, ProtectionAt(request, at));
+    const size_t bytes = request.bytes() / block() * GetParam().metadata_bytes;
+    // In two pieces, neither of which ends with a block's.
+    const size_t first = bytes / 2 - 1;
+    std::byte* metadata = Metadata(request.offset());
+    const auto copy = [&](std::byte* to, size_t wanted, size_t at) {
+      return write ? ReadAt(request.fd, to, wanted, ProtectionAt(request, at))
+                   : WriteAt(request.fd, to, wanted, ProtectionAt(request, at));
     };
-    if (copy(tuple, first, 0) != static_cast<int>(first) ||
-        copy(tuple + first, tuples, first) != static_cast<int>(tuples - first)) {
+    if (copy(metadata, first, 0) != static_cast<int>(first) ||
+        copy(metadata + first, bytes, first) != static_cast<int>(bytes - first)) {
       ++short_copies_;
     }
-    if (request.offset() == 0) LookAround(request, tuples);
+    if (request.offset() == 0) LookAround(request, bytes);
     const int done = *UserCopyRam(ram_.data())(request);
-    if (write && !IsProtected(request.offset(), request.bytes())) ++wrong_;
+    if (write && !Protect(request.offset(), request.bytes())) ++wrong_;
     return done;
   }
 
   // Places beside the protection information of a request.
-  void LookAround(const Request& request, size_t tuples) {
+  void LookAround(const Request& request, size_t bytes) {
     std::byte byte = {};
     const bool write = request.op() == UBLK_IO_OP_WRITE;
-    beyond_ = write ? ReadAt(request.fd, &byte, 1, ProtectionAt(request, tuples + 1))
-                    : WriteAt(request.fd, &byte, 1, ProtectionAt(request, tuples + 1));
+    beyond_ = write ? ReadAt(request.fd, &byte, 1, ProtectionAt(request, bytes + 1))
+                    : WriteAt(request.fd, &byte, 1, ProtectionAt(request, bytes + 1));
     against_ = write ? WriteAt(request.fd, &byte, 1, ProtectionAt(request))
                      : ReadAt(request.fd, &byte, 1, ProtectionAt(request));
   }
@@ -143,13 +125,13 @@ class Integrity : public testing::TestWithParam<uint8_t> {
 
   Control control_;
   SharedMemory ram_{8 << 20};
-  SharedMemory protection_{(8 << 20) / kSectorBytes * kTupleBytes};
+  SharedMemory metadata_{(8 << 20) / kSectorBytes * UINT8_MAX};
   std::unique_ptr<Device> device_;
   std::unique_ptr<Server> server_;
   int disk_ = -1;
   std::atomic<int> unprotected_ = 0;   // requests that came without
   std::atomic<int> short_copies_ = 0;  // of protection information
-  std::atomic<int> wrong_ = 0;         // writes whose information is not that of their data
+  std::atomic<int> wrong_ = 0;  // writes whose information is not that of their data and place
   std::atomic<int> beyond_ = 1, against_ = 1;
 };
 
@@ -173,7 +155,7 @@ TEST_P(Integrity, OfBadDataIsFoundByTheKernel) {
   EXPECT_LT(ReadAt(disk_, buffer.data(), kPage, 8192), 0) << "a flipped bit of the data";
   ram_.data()[8192 + 100] ^= std::byte{1};
   EXPECT_EQ(ReadAt(disk_, buffer.data(), kPage, 8192), int{kPage});
-  *Tuple(8192) ^= std::byte{1};
+  Metadata(8192)[GetParam().offset] ^= std::byte{1};
   EXPECT_LT(ReadAt(disk_, buffer.data(), kPage, 8192), 0) << "a flipped bit of the checksum";
 }
 
@@ -191,6 +173,9 @@ TEST_P(Integrity, PlacesOutsideAndTheWrongWayAreRefused_R33) {
 }
 
 TEST_P(Integrity, ARequestThatHasNoneGetsNone_R33) {
+  if (GetParam().metadata_bytes > GetParam().tuple_bytes()) {
+    GTEST_SKIP() << "metadata that is not checked comes all the same, with some kernels";
+  }
   Start();
   ASSERT_TRUE(WriteLine(DiskAttributePath(id(), "integrity/read_verify"), "0"));
   const PageBuffer buffer(kPage);
@@ -199,10 +184,62 @@ TEST_P(Integrity, ARequestThatHasNoneGetsNone_R33) {
   EXPECT_EQ(short_copies_, 1) << "there is nothing to copy to";
 }
 
-INSTANTIATE_TEST_SUITE_P(Blocks, Integrity, testing::Values(uint8_t{9}, uint8_t{12}),
-                         [](const testing::TestParamInfo<uint8_t>& shift) {
-                           return "of" + std::to_string(1 << shift.param);
-                         });
+// Whoever writes to a partition knows its places only.
+TEST_P(Integrity, ThroughAPartitionIsThatOfPlacesOnTheDisk_R33) {
+  Start();
+  constexpr off_t kBegin = 4 << 20, kBytes = 2 << 20;
+  blkpg_partition partition = {};
+  partition.start = kBegin;
+  partition.length = kBytes;
+  partition.pno = 1;
+  blkpg_ioctl_arg add = {
+      .op = BLKPG_ADD_PARTITION, .flags = 0, .datalen = sizeof(partition), .data = &partition};
+  ASSERT_EQ(ioctl(disk_, BLKPG, &add), 0);
+  const int fd = open((device_->disk() + "p1").c_str(), O_RDWR | O_DIRECT | O_CLOEXEC);
+  ASSERT_GE(fd, 0);
+  EXPECT_EQ(CountWrongIos(fd, kBytes, block(), 50), 0);
+  EXPECT_EQ(wrong_, 0) << "writes whose protection information is not that of their place";
+  close(fd);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Kinds, Integrity,
+    testing::Values(Protection{"of512", 9, 8, 0, UBLK_PI_CSUM_CRC16},
+                    Protection{"of4096", 12, 8, 0, UBLK_PI_CSUM_CRC16},
+                    Protection{"Ip", 9, 8, 0, UBLK_PI_CSUM_IP},
+                    Protection{"Wide", 12, 16, 0, UBLK_PI_CSUM_CRC64},
+                    Protection{"WideBehindMetadata", 12, 64, 48, UBLK_PI_CSUM_CRC64},
+                    Protection{"AcrossPages", 12, 200, 90, UBLK_PI_CSUM_CRC16}),
+    [](const testing::TestParamInfo<Protection>& kind) { return kind.param.name; });
+
+// The block layer keeps what belongs to a request in one piece of memory, which has a largest size.
+TEST(IntegrityLimits, OfTheLargestMetadataNoRequestHasTooMuch_R06) {
+  constexpr uint64_t kBytes = 16 << 20;
+  const Geometry geometry = {
+      .flags = kProtected | UBLK_F_NO_AUTO_PART_SCAN, .bytes = kBytes, .max_io_bytes = 8 << 20};
+  Control control;
+  if ((control.Features() & kProtected) != kProtected) GTEST_SKIP() << "not on this kernel";
+  const Device device(control, geometry);
+  ublk_params params = ParamsOf(geometry);
+  params.types |= UBLK_PARAM_TYPE_INTEGRITY;
+  params.integrity.interval_exp = geometry.block_shift;
+  params.integrity.metadata_size = UINT8_MAX;
+  ASSERT_EQ(control.SetParams(device.id(), params), 0);
+  const SharedMemory ram(kBytes);
+  Server server(device.id(), geometry, UserCopyRam(ram.data()));
+  ASSERT_EQ(control.Start(device.id(), getpid()), 0);
+  {
+    const OpenDisk disk(device.disk());
+    const PageBuffer data(kBytes);
+    FillPattern(data.data(), kBytes, 1);
+    EXPECT_EQ(WriteAt(disk.fd(), data.data(), kBytes, 0), int{kBytes});
+    std::memset(data.data(), 0, kBytes);
+    EXPECT_EQ(ReadAt(disk.fd(), data.data(), kBytes, 0), int{kBytes});
+    EXPECT_TRUE(HoldsPattern(data.data(), kBytes, 1));
+  }
+  EXPECT_EQ(control.Stop(device.id()), 0);
+  server.Close();
+}
 
 TEST(IntegrityParams, MakeSenseOrAreRefused_R06_R11) {
   Control control;
@@ -213,7 +250,7 @@ TEST(IntegrityParams, MakeSenseOrAreRefused_R06_R11) {
   const Geometry geometry = {.flags = kProtected, .block_shift = 12};
   const Device device(control, geometry);
   const auto set = [&](const std::function<void(ublk_param_integrity&)>& change) {
-    ublk_params params = ProtectedParams(geometry);
+    ublk_params params = kPlain.Params(geometry);
     change(params.integrity);
     return control.SetParams(device.id(), params);
   };
@@ -230,7 +267,7 @@ TEST(IntegrityParams, MakeSenseOrAreRefused_R06_R11) {
   EXPECT_EQ(set([](auto& p) { p.interval_exp = 9; }), 0);
 
   const Device plain(control, {.flags = UBLK_F_USER_COPY, .block_shift = 12});
-  EXPECT_EQ(control.SetParams(plain.id(), ProtectedParams(geometry)), -EINVAL)
+  EXPECT_EQ(control.SetParams(plain.id(), kPlain.Params(geometry)), -EINVAL)
       << "the device has no such feature";
 }
 
