@@ -50,7 +50,7 @@ class Kernel:
     """The files of one kernel, all below `tree`; `kdir` is what `make -C` and KDIR= take.
 
     `memory_mib` is what a guest with it has, unless it is given more or less; it takes `patience`
-    times as long as a stock kernel.
+    times as long as a stock kernel, and is started with `arguments` besides the usual ones.
     """
 
     name: str
@@ -62,6 +62,7 @@ class Kernel:
     build_suite: str
     memory_mib: int = 1536
     patience: int = 1
+    arguments: str = ""
 
     def json(self) -> str:
         """The paths as JSON text."""

@@ -141,7 +141,7 @@ def _prepare(
         patience=kernel.patience,
         icount=order.icount,
         interactive=order.interactive,
-        append=order.append,
+        append=kernel.arguments.split() + order.append,
         fault=_fault(boot),
     )
 
