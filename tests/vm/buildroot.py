@@ -91,8 +91,10 @@ def run_in_root(
 ) -> str:
     """Runs a program with a cached root as its `/`, in a mount namespace of its own.
 
-    The root is read-only; `writable` and `readable` are seen at the paths they have outside.
+    The root is read-only; `writable` and `readable` are seen at the paths they have outside. All that
+    the program started dies with this process.
     """
     host.need_root("entering a Debian root")
-    enter = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _ENTER, "sh"]
+    enter = ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child"]
+    enter += ["--mount", "--propagation", "private", "sh", "-c", _ENTER, "sh"]
     return host.run([*enter, tree, writable, readable, *argv], what, remedy)
