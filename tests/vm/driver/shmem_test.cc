@@ -109,7 +109,8 @@ class Shmem : public testing::Test {
  protected:
   void SetUp() override {
     if ((Control().Features() & kShmem) == 0) GTEST_SKIP() << "the driver has no SHMEM_ZC";
-    pinned_before_ = PinnedPages();
+    // Less than none is what is seen while somebody's direct I/O ends.
+    ASSERT_TRUE(Eventually([&] { return (pinned_before_ = PinnedPages()) >= 0; }));
   }
   void Start(uint64_t more_flags = 0) {
     const Geometry geometry = {.queues = 1, .depth = 8, .flags = kShmem | more_flags};
