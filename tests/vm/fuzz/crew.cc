@@ -54,10 +54,11 @@ const Crew::Role Crew::kRoles[] = {
     {"intruder", RunIntruder, 1, 4000},
 };
 
-Crew::Crew(Board& board, uint64_t features, uint64_t seed)
+Crew::Crew(Board& board, uint64_t features, uint64_t seed, unsigned slowness)
     : board_(board),
       features_(features),
       seed_(seed),
+      slowness_(slowness),
       shared_(static_cast<std::byte*>(mmap(nullptr, kSharedBytes, PROT_READ | PROT_WRITE,
                                            MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0))),
       dice_(seed) {
@@ -88,7 +89,7 @@ void Crew::Work(const Role& role, uint64_t seed) {
 void Crew::Hire(const Role& role) {
   constexpr uint64_t kOdd = 0x9e3779b97f4a7c15;  // so that neighbours have nothing in common
   const uint64_t seed = seed_ ^ ++hired_ * kOdd;
-  const uint64_t life = kShortestLifeMs + dice_.Below(role.longest_life_ms);
+  const uint64_t life = (kShortestLifeMs + dice_.Below(role.longest_life_ms)) * slowness_;
   const pid_t pid = fork();
   if (pid == 0) Work(role, seed);
   if (pid < 0) return;

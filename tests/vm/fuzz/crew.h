@@ -17,7 +17,8 @@ namespace ublkd::driver_fuzz {
 class Crew {
  public:
   // The choices of each process depend on `seed` and on how many there were before it.
-  Crew(Board& board, uint64_t features, uint64_t seed);
+  // On a kernel that is `slowness` times as slow as a stock one, members live so much longer.
+  Crew(Board& board, uint64_t features, uint64_t seed, unsigned slowness);
   ~Crew();
   Crew(const Crew&) = delete;
   Crew& operator=(const Crew&) = delete;
@@ -54,6 +55,7 @@ class Crew {
   Board& board_;
   const uint64_t features_;
   const uint64_t seed_;
+  const unsigned slowness_;
   int socket_[2];
   std::byte* shared_;
   uint64_t hired_ = 0;

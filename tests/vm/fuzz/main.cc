@@ -32,6 +32,7 @@ constexpr std::chrono::seconds kLineEvery{10};
 struct Options {
   std::chrono::seconds time{20};
   uint64_t seed = 1;
+  unsigned slowness = 1;
 };
 
 // Exits if they can't be understood.
@@ -46,13 +47,15 @@ Options Parse(int argc, char** argv) {
       options.time = std::chrono::seconds(value);
     } else if (name == "--seed") {
       options.seed = value;
+    } else if (name == "--slowness") {
+      options.slowness = static_cast<unsigned>(value);
     } else {
       break;
     }
     if (i + 2 == argc) return options;
   }
   if (argc == 1) return options;
-  (void)std::fprintf(stderr, "usage: ublk_driver_fuzz [--seconds N] [--seed S]\n");
+  (void)std::fprintf(stderr, "usage: ublk_driver_fuzz [--seconds N] [--seed S] [--slowness N]\n");
   std::exit(2);
 }
 
@@ -106,7 +109,7 @@ int Run(const Options& options) {
   const uint64_t features = Control().Features();
   std::printf("fuzz: seed %llu, features 0x%llx\n", static_cast<unsigned long long>(options.seed),
               static_cast<unsigned long long>(features));
-  Crew crew(board, features, options.seed);
+  Crew crew(board, features, options.seed, options.slowness);
   const auto begin = Clock::now();
   auto next_line = begin + kLineEvery;
   while (Clock::now() < begin + options.time) {
