@@ -180,7 +180,8 @@ void CsiTest::TearDown() {
   EXPECT_THAT(MountsBelowKubelet(), ::testing::IsEmpty()) << "mounts are left over";
   EXPECT_EQ(CountLoops(work_), 0) << "devices are left over";
   EXPECT_TRUE(fs::is_empty(Path("state"))) << "records are left over";
-  EXPECT_EQ(OpenFiles(), open_files_at_start_) << "open files are left over";
+  // It may have been reading one when it was asked first.
+  EXPECT_LE(OpenFiles(), open_files_at_start_) << "open files are left over";
   EXPECT_EQ(StopCsi(), 0) << "ublkd-csi did not end cleanly on SIGTERM";
   EXPECT_FALSE(Exists(Path("csi.sock"))) << "the socket is left over";
   for (const std::string& left : MountsBelowKubelet()) umount2(left.c_str(), MNT_DETACH);

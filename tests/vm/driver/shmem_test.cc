@@ -295,8 +295,9 @@ TEST_F(Shmem, MemoryIsRegisteredOnce_R76) {
   auto* twice = static_cast<std::byte*>(
       mmap(nullptr, 2 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
   for (int i = 0; i < 2; ++i) {
-    mmap(twice + size_t(i) * kPage, kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-         second.fd(), 0);
+    ASSERT_NE(mmap(twice + size_t(i) * kPage, kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+                   second.fd(), 0),
+              MAP_FAILED);
   }
   EXPECT_EQ(again(twice, 2), -EEXIST);
   munmap(twice, 2 * kPage);
