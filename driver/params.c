@@ -2,6 +2,7 @@
 /* What a server may say about its disk, and what the block layer is told of it. */
 #include <linux/blkdev.h>
 #include <linux/log2.h>
+#include <linux/sizes.h>
 
 #include "ublk_drv.h"
 
@@ -12,7 +13,7 @@
 /* The block layer counts the bytes of an interval in 16 bits. */
 #define UBLK_PI_MAX_INTERVAL_EXP	15
 /* What protects one I/O is one allocation of the block layer, of at most BIO_MAX_VECS pages. */
-#define UBLK_PI_MAX_IO_BYTES		(256 << 12)
+#define UBLK_PI_MAX_IO_BYTES		(BIO_MAX_VECS * SZ_4K)
 /* Sectors beyond this make byte offsets negative. */
 #define UBLK_MAX_DEV_SECTORS	((u64)LLONG_MAX >> SECTOR_SHIFT)
 

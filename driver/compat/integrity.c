@@ -184,9 +184,11 @@ static void ublk_pi_turn(struct request *req, unsigned int intervals, bool to_di
 		struct bvec_iter at = bip->bip_iter;
 		u64 here = bip_get_seed(bip);
 
-		/* A request that was put back and comes again. */
-		if (to_disk && bip->bip_flags & BIP_MAPPED_INTEGRITY)
-			return;
+		/* Of a request that was put back, comes again, and may have grown meanwhile. */
+		if (to_disk && bip->bip_flags & BIP_MAPPED_INTEGRITY) {
+			there += n;
+			continue;
+		}
 		bvec_iter_advance(bip->bip_vec, &at, ublk_pi_ref_at(p));
 		for (; n && intervals; n--, intervals--, here++, there++) {
 			u8 ref[UBLK_PI_MAX_TAG_BYTES];

@@ -11,11 +11,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <iterator>
 #include <sstream>
 #include <thread>
 
@@ -180,8 +182,10 @@ void CsiTest::TearDown() {
   EXPECT_THAT(MountsBelowKubelet(), ::testing::IsEmpty()) << "mounts are left over";
   EXPECT_EQ(CountLoops(work_), 0) << "devices are left over";
   EXPECT_TRUE(fs::is_empty(Path("state"))) << "records are left over";
-  // It may have been reading one when it was asked first.
-  EXPECT_LE(OpenFiles(), open_files_at_start_) << "open files are left over";
+  // It may have been reading one more when it was asked first.
+  std::vector<std::string> left_open;
+  std::ranges::set_difference(OpenFiles(), open_files_at_start_, std::back_inserter(left_open));
+  EXPECT_THAT(left_open, ::testing::IsEmpty()) << "open files are left over";
   EXPECT_EQ(StopCsi(), 0) << "ublkd-csi did not end cleanly on SIGTERM";
   EXPECT_FALSE(Exists(Path("csi.sock"))) << "the socket is left over";
   for (const std::string& left : MountsBelowKubelet()) umount2(left.c_str(), MNT_DETACH);
@@ -258,18 +262,19 @@ std::vector<std::string> CsiTest::MountsBelowKubelet() const {
   return points;
 }
 
-int CsiTest::OpenFiles() const {
+std::vector<std::string> CsiTest::OpenFiles() const {
   // Connections come and go with gRPC's own threads; files, devices and pipes must not.
-  int count = 0;
+  std::vector<std::string> files;
   for (const auto& entry : fs::directory_iterator(absl::StrCat("/proc/", csi_pid(), "/fd"))) {
     std::error_code error;
     const std::string target = fs::read_symlink(entry.path(), error);
     if (!error && !absl::StartsWith(target, "socket:") &&
         !absl::StartsWith(target, "anon_inode:")) {
-      ++count;
+      files.push_back(target);
     }
   }
-  return count;
+  std::ranges::sort(files);
+  return files;
 }
 
 }  // namespace ublkd::csi

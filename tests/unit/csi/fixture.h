@@ -101,14 +101,15 @@ class CsiTest : public ::testing::Test {
   std::string kubelet() const { return work_ + "/kubelet"; }
   std::string CsiLog() const;
   std::vector<std::string> MountsBelowKubelet() const;
-  int OpenFiles() const;
+  /// What the program has open, sorted.
+  std::vector<std::string> OpenFiles() const;
 
  private:
   std::string work_;
   std::unique_ptr<FakeUblkd> ublkd_;
   std::unique_ptr<Process> csi_;
   std::unique_ptr<CsiClient> client_;
-  int open_files_at_start_ = 0;
+  std::vector<std::string> open_files_at_start_;
 };
 
 /// Polls until `condition` holds; false when it does not within `deadline`.

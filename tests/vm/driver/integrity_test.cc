@@ -22,6 +22,7 @@ namespace ublkd::driver_test {
 namespace {
 
 constexpr uint64_t kProtected = UBLK_F_USER_COPY | UBLK_F_INTEGRITY;
+
 off_t ProtectionAt(const Request& request, uint64_t byte = 0) {
   return UserCopyAt(request.queue, request.tag, byte) |
          static_cast<off_t>(UBLKSRV_IO_INTEGRITY_FLAG);
