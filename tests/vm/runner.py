@@ -23,6 +23,7 @@ EXIT_TIMEOUT = 124
 EXIT_HARNESS = 126
 _CONSOLE_TAIL_LINES = 25
 _MOST_THREAD_LINES = 60
+_PROGRAM_TAIL_LINES = 5
 _MIB = 1024 * 1024
 _KIB_PER_MIB = 1024
 _MOST_BOOTS = 3
@@ -194,6 +195,12 @@ def _complain(text: str, lines: list[str] | None = None) -> None:
         host.say(f"  {line}", level=0)
 
 
+def _last_words(report: session.Report) -> list[str]:
+    """What the program did when it hung, below all else that is said about that."""
+    lines = report.output_end.decode(errors="replace").splitlines()
+    return ["the last lines of the program:", *lines[-_PROGRAM_TAIL_LINES:]]
+
+
 def _conclude(order: Order, report: session.Report, out: Path) -> int:
     """Tells what went wrong, and gives the exit status of the command."""
     tail = (report.console + report.console_after).splitlines()[-_CONSOLE_TAIL_LINES:]
@@ -220,9 +227,10 @@ def _conclude(order: Order, report: session.Report, out: Path) -> int:
         return EXIT_HARNESS
     if report.timed_out:
         _complain(
-            f"the program took longer than its time limit of {order.limit_seconds:.0f} s; "
-            "look at the last console lines and the threads, or raise --timeout if it only is slow",
-            tail,
+            f"the program took longer than its time limit of {order.limit_seconds:.0f} s; look at "
+            "the threads and the last lines of console and program, or raise --timeout if it only "
+            "is slow",
+            tail + _last_words(report),
         )
         return EXIT_TIMEOUT
     if report.status is None or not report.files_complete:

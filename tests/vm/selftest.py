@@ -151,7 +151,8 @@ class Trouble(unittest.TestCase):
     """What fails a run."""
 
     def test_a_hang_ends_at_the_time_limit_and_other_guests_run_on(self) -> None:
-        hung = _shell("echo partial >/out/partial; exec sleep 1000", "--timeout", "10")
+        script = "echo its last words; echo partial >/out/partial; exec sleep 1000"
+        hung = _shell(script, "--timeout", "10")
         # The second guest's program leaves a process, and finds nothing of another guest.
         _shell("test ! -e /changed || exit 9; sleep 1000 & exit 7").wait(self, 7)
         missing = Guest(["/opt/ublkd/nothing"])
@@ -159,6 +160,7 @@ class Trouble(unittest.TestCase):
         self.assertIn("/opt/ublkd/nothing: no such program in the guest", missing.stderr)
         hung.wait(self, 124)
         self.assertIn("time limit of 10 s", hung.stderr)
+        self.assertRegex(hung.stderr, r"the last lines of the program:\n.*its last words\n")
         self.assertIn("sleep 1000", (hung.out / "threads.txt").read_text())
         self.assertEqual((hung.out / "partial").read_text(), "partial\n")
 

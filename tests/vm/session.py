@@ -22,6 +22,7 @@ _UNDISTURBED_SECONDS = 20.0  # At most; the clocks are set after two or three.
 SILENCE_SECONDS = 30.0  # A sound guest was never seen to say nothing for longer than ten.
 _COLLECT_SECONDS = 60.0
 _SHUTDOWN_SECONDS = 15.0
+_OUTPUT_END_BYTES = 1000
 
 
 @dataclass
@@ -36,6 +37,7 @@ class Report:
     timed_out: bool = False
     missing_program: bool = False
     files_complete: bool = False
+    output_end: bytes = b""  # The last that the program said.
     console: str = ""  # Up to the time limit, when that has passed.
     console_after: str = ""  # What the console said after it.
     qemu_errors: str = ""
@@ -167,6 +169,8 @@ class Session:
             if key.data == "output":
                 sys.stdout.buffer.write(data)
                 sys.stdout.buffer.flush()
+                said = self._report.output_end + data
+                self._report.output_end = said[-_OUTPUT_END_BYTES:]
             elif key.data == "files":
                 files.write(data)
             elif key.data == "control":
