@@ -21,6 +21,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "daemon/base/status.h"
 
 namespace ublkd::target {
@@ -28,6 +30,7 @@ namespace {
 
 constexpr uint32_t kSmallBlockBytes = 512;
 constexpr uint32_t kLargeBlockBytes = 4096;
+constexpr absl::Duration kLockPause = absl::Milliseconds(2);
 constexpr mode_t kAnyWrite = S_IWUSR | S_IWGRP | S_IWOTH;
 
 absl::Status CheckOptions(const FileTargetOptions& options) {
@@ -61,7 +64,7 @@ absl::Status CheckKind(const FileTargetOptions& options, const struct stat& abou
   return absl::OkStatus();
 }
 
-absl::StatusOr<UniqueFd> OpenAndLock(const FileTargetOptions& options, bool is_block_device) {
+absl::StatusOr<UniqueFd> TryToOpenAndLock(const FileTargetOptions& options, bool is_block_device) {
   const int access = options.read_only ? O_RDONLY : O_RDWR;
   // Without O_CREAT, O_EXCL is the claim on a block device, and nothing for a file.
   UniqueFd fd(open(options.path.c_str(), access | O_CLOEXEC | (is_block_device ? O_EXCL : 0)));
@@ -86,6 +89,15 @@ absl::StatusOr<UniqueFd> OpenAndLock(const FileTargetOptions& options, bool is_b
     return ErrnoStatus(errno, absl::StrCat("lock ", options.path));
   }
   return fd;
+}
+
+absl::StatusOr<UniqueFd> OpenAndLock(const FileTargetOptions& options, bool is_block_device) {
+  const absl::Time deadline = absl::Now() + options.wait;
+  while (true) {
+    absl::StatusOr<UniqueFd> fd = TryToOpenAndLock(options, is_block_device);
+    if (!absl::IsAlreadyExists(fd.status()) || absl::Now() >= deadline) return fd;
+    absl::SleepFor(kLockPause);
+  }
 }
 
 /// Whether O_DIRECT, which is set on the descriptor, takes transfers of this size.

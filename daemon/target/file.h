@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "daemon/ublk/device_target.h"
 
 namespace ublkd::target {
@@ -16,6 +17,9 @@ struct FileTargetOptions {
   bool read_only = false;
   /// 512 or 4096; 0: the smallest that direct I/O on this file takes.
   uint32_t logical_block_bytes = 0;
+  /// How long to wait for somebody else to let go of the file: a server that has ended does so some
+  /// milliseconds later.
+  absl::Duration wait = absl::ZeroDuration();
 };
 
 /// A device whose blocks are those of a file. Uses O_DIRECT when the file allows it with this block

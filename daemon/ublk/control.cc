@@ -177,6 +177,22 @@ absl::Status Control::TryStopDevice(uint32_t id) {
   return result < 0 ? CommandError(result, what) : absl::OkStatus();
 }
 
+absl::Status Control::StartRecovery(uint32_t id) {
+  const std::string what = absl::StrCat("recover ", DeviceName(id));
+  const int result = Execute({.opcode = UBLK_U_CMD_START_USER_RECOVERY, .device = id});
+  if (result == -EBUSY) {
+    return absl::UnavailableError(absl::StrCat(what, ": it is still served; stop its server"));
+  }
+  return result < 0 ? CommandError(result, what) : absl::OkStatus();
+}
+
+absl::Status Control::EndRecovery(uint32_t id, pid_t server_pid) {
+  return ExecuteForStatus({.opcode = UBLK_U_CMD_END_USER_RECOVERY,
+                           .device = id,
+                           .data = static_cast<uint64_t>(server_pid)},
+                          absl::StrCat("take over ", DeviceName(id)));
+}
+
 absl::Status Control::SetParameters(uint32_t id, const Geometry& geometry, uint32_t max_io_bytes) {
   ublk_params params = EncodeParameters(geometry, max_io_bytes);
   return ExecuteForStatus({.opcode = UBLK_U_CMD_SET_PARAMS,

@@ -100,6 +100,13 @@ class Control {
   /// Feature::kSafeStopDev.
   absl::Status TryStopDevice(uint32_t id);
 
+  /// Announces a new server for a recoverable device whose server is gone. UNAVAILABLE as long as
+  /// the driver has not noticed that it is.
+  absl::Status StartRecovery(uint32_t id);
+
+  /// Returns when every tag has been fetched again; whoever waited for the disk goes on.
+  absl::Status EndRecovery(uint32_t id, pid_t server_pid);
+
   /// Only before START.
   absl::Status SetParameters(uint32_t id, const Geometry& geometry, uint32_t max_io_bytes);
   absl::StatusOr<Parameters> GetParameters(uint32_t id);

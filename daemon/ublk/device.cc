@@ -29,6 +29,7 @@ namespace {
 
 constexpr absl::Duration kNodeTimeout = absl::Seconds(5);
 constexpr absl::Duration kNodePause = absl::Milliseconds(1);
+constexpr absl::Duration kServerPause = absl::Milliseconds(2);
 
 absl::Status OutOfRange(absl::string_view field, uint64_t value, absl::string_view allowed) {
   return absl::InvalidArgumentError(absl::StrCat(field, " ", value, ": must be ", allowed));
@@ -70,6 +71,10 @@ absl::Status CheckGranted(Features asked, Features granted) {
   return absl::FailedPreconditionError(
       absl::StrCat("the ublk driver does not grant ", absl::StrJoin(missing.Names(), ", "),
                    "; load a driver that offers it or do not ask for it"));
+}
+
+Features RecoveryFeatures() {
+  return Features().With(Feature::kUserRecovery).With(Feature::kUserRecoveryReissue);
 }
 
 /// 0 without the disk.
@@ -115,6 +120,10 @@ class Device::Threads {
   void Join() {
     for (const auto& thread : threads_) thread->Join();
   }
+  void Leave() {
+    for (const auto& thread : threads_) thread->Leave();
+    Join();
+  }
 
   void AddTo(DeviceStats& stats) const {
     for (const auto& thread : threads_) thread->AddTo(stats);
@@ -145,6 +154,22 @@ absl::StatusOr<std::unique_ptr<Device>> Device::Create(Control& control,
   return device;
 }
 
+absl::StatusOr<std::unique_ptr<Device>> Device::Recover(Control& control,
+                                                        const DeviceOptions& options,
+                                                        std::unique_ptr<DeviceTarget> target) {
+  if (!options.id.has_value()) {
+    return absl::InvalidArgumentError("recover a ublk device: no id was given");
+  }
+  std::unique_ptr<Device> device(new Device(control, options, std::move(target)));
+  UBLKD_RETURN_IF_ERROR(CompleteGeometry(device->geometry_));
+  UBLKD_RETURN_IF_ERROR(device->CheckRecoverable());
+  if (absl::Status status = device->TakeOver(); !status.ok()) {
+    device->LeaveThreads();
+    return status;
+  }
+  return device;
+}
+
 Device::Device(Control& control, DeviceOptions options, std::unique_ptr<DeviceTarget> target)
     : control_(control),
       options_(std::move(options)),
@@ -163,7 +188,12 @@ Device::~Device() {
 absl::Status Device::Start() {
   UBLKD_RETURN_IF_ERROR(Add());
   UBLKD_RETURN_IF_ERROR(control_.SetParameters(info_.id, geometry_, options_.max_io_bytes));
+  UBLKD_RETURN_IF_ERROR(StartThreads());
+  UBLKD_RETURN_IF_ERROR(control_.StartDevice(info_.id, getpid()));
+  return BeginService();
+}
 
+absl::Status Device::StartThreads() {
   std::vector<cpu_set_t> affinity(info_.queues);
   for (uint16_t queue = 0; queue < info_.queues; ++queue) {
     UBLKD_ASSIGN_OR_RETURN(affinity[queue], control_.QueueAffinity(info_.id, queue));
@@ -172,8 +202,10 @@ absl::Status Device::Start() {
   const std::vector<ThreadSpec> plan =
       PlanThreads(info_.id, info_.depth, options_.threads_per_queue, affinity);
   threads_ = std::make_unique<Threads>(options_, plan);
-  UBLKD_RETURN_IF_ERROR(threads_->Start(std::move(char_device), *target_));
-  UBLKD_RETURN_IF_ERROR(control_.StartDevice(info_.id, getpid()));
+  return threads_->Start(std::move(char_device), *target_);
+}
+
+absl::Status Device::BeginService() {
   UBLKD_RETURN_IF_ERROR(WaitForBlockNode());
   if (!threads_->BeginService()) {
     return absl::UnavailableError(
@@ -185,7 +217,8 @@ absl::Status Device::Start() {
 absl::Status Device::Add() {
   const bool comb = options_.threads_per_queue > 1;
   const Features asked(options_.extra_features.bits() |
-                       (comb ? Features().With(Feature::kPerIoDaemon).bits() : 0));
+                       (comb ? Features().With(Feature::kPerIoDaemon).bits() : 0) |
+                       (options_.recoverable ? RecoveryFeatures().bits() : 0));
   UBLKD_RETURN_IF_ERROR(CheckGranted(asked, control_.features()));
   UBLKD_ASSIGN_OR_RETURN(info_, control_.AddDevice({.id = options_.id,
                                                     .queues = options_.queues,
@@ -199,6 +232,56 @@ absl::Status Device::Add() {
   options_.depth = info_.depth;
   options_.max_io_bytes = std::min(options_.max_io_bytes, info_.max_io_bytes);
   block_path_ = absl::StrCat("/dev/ublkb", info_.id);
+  return absl::OkStatus();
+}
+
+absl::Status Device::CheckRecoverable() {
+  UBLKD_ASSIGN_OR_RETURN(info_, control_.GetDeviceInfo(*options_.id));
+  const std::string what = absl::StrCat("recover ublk device ", info_.id);
+  const Features needed = RecoveryFeatures();
+  if ((info_.features.bits() & needed.bits()) != needed.bits()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(what, ": it was not made to outlive its server; delete it"));
+  }
+  UBLKD_ASSIGN_OR_RETURN(const Parameters disk, control_.GetParameters(info_.id));
+  if (geometry_.size_bytes < disk.geometry.size_bytes ||
+      geometry_.logical_block_bytes != disk.geometry.logical_block_bytes ||
+      (geometry_.read_only && !disk.geometry.read_only)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(what, ": the disk has ", disk.geometry.size_bytes, " bytes in blocks of ",
+                     disk.geometry.logical_block_bytes, ", the target ", geometry_.size_bytes,
+                     " in blocks of ", geometry_.logical_block_bytes,
+                     geometry_.read_only ? ", read-only" : "", "; give it the target it had"));
+  }
+  geometry_ = disk.geometry;
+  options_.queues = info_.queues;
+  options_.depth = info_.depth;
+  options_.max_io_bytes = disk.max_io_bytes;
+  options_.read_only = disk.geometry.read_only;
+  options_.recoverable = true;
+  options_.threads_per_queue = info_.features.Has(Feature::kPerIoDaemon)
+                                   ? std::max<uint16_t>(options_.threads_per_queue, 1)
+                                   : 1;
+  block_path_ = absl::StrCat("/dev/ublkb", info_.id);
+  return absl::OkStatus();
+}
+
+absl::Status Device::AwaitAbandoned() {
+  const absl::Time deadline = absl::Now() + kRecoverWait;
+  while (true) {
+    absl::Status status = control_.StartRecovery(info_.id);
+    if (!absl::IsUnavailable(status)) return status;
+    if (absl::Now() > deadline) return absl::FailedPreconditionError(status.message());
+    absl::SleepFor(kServerPause);
+  }
+}
+
+absl::Status Device::TakeOver() {
+  UBLKD_RETURN_IF_ERROR(AwaitAbandoned());
+  UBLKD_RETURN_IF_ERROR(StartThreads());
+  UBLKD_RETURN_IF_ERROR(control_.EndRecovery(info_.id, getpid()));
+  UBLKD_RETURN_IF_ERROR(BeginService());
+  added_ = true;
   return absl::OkStatus();
 }
 
@@ -243,6 +326,38 @@ absl::Status Device::Stop(StopMode mode) {
   if (!added_) return absl::OkStatus();
   UBLKD_RETURN_IF_ERROR(StopDisk(mode));
   return Remove();
+}
+
+void Device::LeaveThreads() {
+  if (threads_ == nullptr) return;
+  threads_->EndService();
+  threads_->Leave();
+  // The next server needs what it holds.
+  target_.reset();
+}
+
+absl::Status Device::Leave() {
+  const absl::MutexLock lock(&stop_mutex_);
+  if (!added_) return absl::OkStatus();
+  if (!options_.recoverable) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(block_path_, ": it ends with its server, so it can only be stopped"));
+  }
+  LeaveThreads();
+  added_ = false;
+  const absl::Time deadline = absl::Now() + kRecoverWait;
+  while (true) {
+    const absl::StatusOr<DeviceInfo> info = control_.GetDeviceInfo(info_.id);
+    // Deleted from outside.
+    if (absl::IsNotFound(info.status())) return absl::OkStatus();
+    UBLKD_RETURN_IF_ERROR(info.status());
+    if (info->state != DeviceState::kLive) return absl::OkStatus();
+    if (absl::Now() > deadline) {
+      return absl::DeadlineExceededError(
+          absl::StrCat(block_path_, ": the driver does not notice that nobody serves it"));
+    }
+    absl::SleepFor(kServerPause);
+  }
 }
 
 absl::Status Device::StopDisk(StopMode mode) {

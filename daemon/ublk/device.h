@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "daemon/ublk/control.h"
 #include "daemon/ublk/device_target.h"
 #include "daemon/ublk/features.h"
@@ -41,6 +42,9 @@ struct DeviceOptions {
   /// Largest single request, a multiple of the page size; 0: kDefaultMaxIoBytes.
   uint32_t max_io_bytes = 0;
   bool read_only = false;
+  /// The disk outlives its server: while nobody serves it its users wait, and Recover takes it
+  /// over. Refused with FAILED_PRECONDITION when the driver does not offer that.
+  bool recoverable = false;
   /// Threads for each hardware queue; more than one needs Feature::kPerIoDaemon.
   uint16_t threads_per_queue = 1;
   /// Asked for on top of what the engine always asks for; refused with FAILED_PRECONDITION when the
@@ -74,7 +78,20 @@ class Device {
                                                         const DeviceOptions& options,
                                                         std::unique_ptr<DeviceTarget> target);
 
-  /// Stops by force when nobody did.
+  /// Takes over the recoverable device `options.id`, whose server has left or died. It stays as it
+  /// is, with the queues, the depth and the largest request it has; its requests that were not
+  /// answered come again. Waits for the driver to notice the death, kRecoverWait at most.
+  ///
+  /// NOT_FOUND there is no such device, INVALID_ARGUMENT no id, FAILED_PRECONDITION it is not
+  /// recoverable, it is still served, or the target is smaller than the disk or has other blocks;
+  /// and what Control and the target say. After an error the device waits as before.
+  static absl::StatusOr<std::unique_ptr<Device>> Recover(Control& control,
+                                                         const DeviceOptions& options,
+                                                         std::unique_ptr<DeviceTarget> target);
+
+  static constexpr absl::Duration kRecoverWait = absl::Seconds(5);
+
+  /// Stops by force when nobody did, and nobody left.
   ~Device();
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
@@ -111,12 +128,25 @@ class Device {
 
   static constexpr int64_t kForceDeleteWaitMs = 5000;
 
+  /// Returns OK when this process has let go of a recoverable device: what the target holds is
+  /// answered, all else waits for the next server, as do the users. Leaving what is stopped or left
+  /// is OK. Any thread.
+  /// FAILED_PRECONDITION it is not recoverable, DEADLINE_EXCEEDED the driver did not notice.
+  absl::Status Leave() ABSL_LOCKS_EXCLUDED(stop_mutex_);
+
  private:
   class Threads;
 
   Device(Control& control, DeviceOptions options, std::unique_ptr<DeviceTarget> target);
   absl::Status Start();
   absl::Status Add();
+  /// Starts the threads, which fetch all tags.
+  absl::Status StartThreads();
+  absl::Status BeginService();
+  absl::Status CheckRecoverable();
+  absl::Status AwaitAbandoned();
+  absl::Status TakeOver();
+  void LeaveThreads();
   absl::Status WaitForBlockNode();
   absl::Status StopDisk(StopMode mode);
   absl::Status Remove();

@@ -50,6 +50,10 @@ void QueueThread::Join() {
   if (thread_.joinable()) thread_.join();
 }
 
+void QueueThread::Leave() {
+  if (sender_.has_value()) sender_->Post(notice_);
+}
+
 void QueueThread::Start(std::shared_ptr<CharDevice> device, DeviceTarget& target) {
   thread_ = std::thread(
       [this, device = std::move(device), &target]() mutable { Run(std::move(device), target); });
@@ -75,6 +79,8 @@ void QueueThread::Run(std::shared_ptr<CharDevice> device, DeviceTarget& target) 
     if (status.ok()) status = FetchAll();
     ready_.set_value(status);
     Serve();
+    // While it reads its last event, requests may come; their tags are still there.
+    mailbox_.reset();
     tasks_.clear();
     tags_.clear();
     target_.reset();
@@ -90,7 +96,7 @@ absl::Status QueueThread::SetUp(const CharDevice& device, DeviceTarget& target) 
   UBLKD_ASSIGN_OR_RETURN(
       ring_, uring::Ring::Create(
                  {.entries = std::min(std::bit_ceil(static_cast<unsigned>(tags)), kMaxRingEntries),
-                  .completion_entries = static_cast<unsigned>(tags) * kCompletionsPerTag,
+                  .completion_entries = static_cast<unsigned>(tags) * kCompletionsPerTag + 1,
                   .registered_files = kRegisteredFiles,
                   .registered_buffers = static_cast<unsigned>(tags),
                   .read_clock = options_.metrics}));
@@ -102,6 +108,8 @@ absl::Status QueueThread::SetUp(const CharDevice& device, DeviceTarget& target) 
   }
   UBLKD_ASSIGN_OR_RETURN(target_, target.OpenQueue(*ring_));
   MakeTags(ring_->RegisterFile(device.fd()));
+  UBLKD_ASSIGN_OR_RETURN(mailbox_, uring::Mailbox::Create(*ring_));
+  sender_ = mailbox_->sender();
   return absl::OkStatus();
 }
 
@@ -117,7 +125,9 @@ void QueueThread::MakeTags(uring::File char_device) {
       tags_.emplace_back(Tag::Place{.ring = *ring_,
                                     .char_device = char_device,
                                     .live_tags = live_tags_,
-                                    .served = options_.metrics ? &*served : nullptr,
+                                    .leaving = leaving_,
+                                    .served = *served,
+                                    .metrics = options_.metrics,
                                     .queue = range.queue,
                                     .tag = tag,
                                     .descriptor = descriptors_[i][tag],
@@ -146,8 +156,13 @@ int32_t QueueThread::FirstEndResult() const {
   return 0;
 }
 
+bool QueueThread::holds_requests() const {
+  return std::any_of(served_.begin(), served_.end(),
+                     [](const ServedQueue& served) { return served.held > 0; });
+}
+
 void QueueThread::Serve() {
-  while (live_tags_ > 0) {
+  while (live_tags_ > 0 && (!leaving_ || holds_requests())) {
     const uint64_t previous_ns = ring_->batch_ns();
     for (ServedQueue& served : served_) served.was_busy = served.held > 0;
     ring_->RunOnce();

@@ -7,6 +7,7 @@
 #include <functional>
 #include <future>
 #include <memory>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -18,6 +19,7 @@
 #include "daemon/ublk/tag.h"
 #include "daemon/ublk/thread_plan.h"
 #include "daemon/uring/frame_arena.h"
+#include "daemon/uring/mailbox.h"
 #include "daemon/uring/ring.h"
 #include "daemon/uring/task.h"
 
@@ -45,32 +47,52 @@ class QueueThread {
   /// Waits until all its tags are fetched, or why that failed (the thread ends by itself then).
   absl::Status WaitReady();
 
-  /// Waits for the thread's end, which comes when the device is stopped. Again is fine.
+  /// After WaitReady, any thread, once: answers what the target holds, takes no more and ends. The
+  /// driver gives what is left to the next server.
+  void Leave();
+
+  /// Waits for the thread's end, which comes when the device is stopped or left. Again is fine.
   void Join();
 
   /// Any thread: adds its counters to those of its queues.
   void AddTo(DeviceStats& stats) const;
 
  private:
+  /// Tells the thread to leave.
+  class Notice : public uring::Mailbox::Item {
+   public:
+    explicit Notice(bool& leaving) : Item(Run), leaving_(leaving) {}
+
+   private:
+    static void Run(Item& self) { static_cast<Notice&>(self).leaving_ = true; }
+    bool& leaving_;
+  };
+
   void Run(std::shared_ptr<CharDevice> device, DeviceTarget& target);
   absl::Status SetUp(const CharDevice& device, DeviceTarget& target);
   void MakeTags(uring::File char_device);
   absl::Status FetchAll();
   void Serve();
   size_t tag_count() const;
+  bool holds_requests() const;
   int32_t FirstEndResult() const;
 
   Options options_;
   std::deque<ServedQueue> served_;
   std::promise<absl::Status> ready_;
   std::thread thread_;
+  /// Set before ready_, when all went well.
+  std::optional<uring::Mailbox::Sender> sender_;
+  Notice notice_{leaving_};
 
   // All below belongs to the thread. Order matters: what is later uses what is earlier.
   uring::FrameArena frames_;
   BufferPool buffers_;
   std::vector<DescriptorMap> descriptors_;
   std::unique_ptr<uring::Ring> ring_;
+  std::unique_ptr<uring::Mailbox> mailbox_;
   std::unique_ptr<QueueTarget> target_;
+  bool leaving_ = false;
   /// Tags for which the driver may still send requests.
   size_t live_tags_ = 0;
   std::deque<Tag> tags_;

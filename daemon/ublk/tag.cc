@@ -34,8 +34,12 @@ NextRequest::NextRequest(Tag& tag, uint32_t command, const void* payload)
 
 bool NextRequest::await_resume() noexcept {
   const int32_t result = CommandOperation::await_resume();
-  if (result == UBLK_IO_RES_OK) [[likely]]
-    return true;
+  if (result == UBLK_IO_RES_OK) [[likely]] {
+    if (!tag_.place_.leaving) [[likely]]
+      return true;
+    --tag_.place_.live_tags;
+    return false;
+  }
   tag_.end_result_ = result;
   --tag_.place_.live_tags;
   return false;
@@ -58,10 +62,10 @@ Request Tag::Take() {
   const uint32_t op_flags = descriptor.op_flags;
   op_ = Decode(op_flags);
   length_bytes_ = uint64_t{descriptor.nr_sectors} * kSectorBytes;
-  if (place_.served != nullptr) {
+  ++place_.served.held;
+  if (place_.metrics) {
     start_ns_ = place_.ring.batch_ns();
-    ++place_.served->held;
-    place_.served->counters.Start(op_);
+    place_.served.counters.Start(op_);
   }
   uring::Buffer buffer;
   if (op_ == Op::kRead || op_ == Op::kWrite) {
@@ -88,10 +92,10 @@ void Tag::RegisterHotPart() {
 }
 
 NextRequest Tag::Commit(uring::Result result) {
-  if (place_.served != nullptr) {
-    --place_.served->held;
-    place_.served->counters.Finish(op_, length_bytes_, !result.ok(),
-                                   place_.ring.batch_ns() - start_ns_);
+  --place_.served.held;
+  if (place_.metrics) {
+    place_.served.counters.Finish(op_, length_bytes_, !result.ok(),
+                                  place_.ring.batch_ns() - start_ns_);
   }
   int32_t answer = -result.error_number();
   // Only reads and writes are answered with a count; a long discard's would not fit.
@@ -102,7 +106,7 @@ NextRequest Tag::Commit(uring::Result result) {
 }
 
 uring::Result Tag::OnException() {
-  if (place_.served != nullptr) place_.served->counters.AddException();
+  if (place_.metrics) place_.served.counters.AddException();
   return uring::Result::Error(EIO);
 }
 

@@ -53,8 +53,10 @@ class Tag {
     uring::File char_device;
     /// Counts down when a tag ends.
     size_t& live_tags;
-    /// Null without metrics.
-    ServedQueue* served = nullptr;
+    /// The thread takes no more requests: one that comes is left to the next server.
+    const bool& leaving;
+    ServedQueue& served;
+    bool metrics = true;
     uint16_t queue = 0;
     uint16_t tag = 0;
     const ublksrv_io_desc* descriptor = nullptr;

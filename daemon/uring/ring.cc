@@ -89,8 +89,8 @@ void Ring::RegisterTables() {
 Ring::~Ring() {
   if (!open_) return;
   // The kernel takes a ring apart some time after it is closed, and until then registered files
-  // would stay open, and locked.
-  if (!file_places_.empty()) io_uring_unregister_files(&ring_);
+  // would stay open, and locked. Unregistering waits for what is in flight, which nobody answers.
+  if (!file_places_.empty() && in_flight_ == 0) io_uring_unregister_files(&ring_);
   io_uring_queue_exit(&ring_);
 }
 

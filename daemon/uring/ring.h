@@ -36,7 +36,8 @@ class Ring {
   /// PERMISSION_DENIED when io_uring is switched off or filtered (seccomp), UNIMPLEMENTED without
   /// io_uring, RESOURCE_EXHAUSTED; the message has the remedy.
   static absl::StatusOr<std::unique_ptr<Ring>> Create(const RingOptions& options);
-  /// Nothing may be in flight but driver commands, which the kernel cancels.
+  /// Nothing may be in flight but driver commands. The kernel cancels those, and closes registered
+  /// files, some time later.
   ~Ring();
   Ring(const Ring&) = delete;
   Ring& operator=(const Ring&) = delete;
