@@ -159,6 +159,7 @@ Details DeviceDetails(const v1::Device& device) {
   details.Add("path", device.path());
   details.Add("number", absl::StrCat(device.major(), ":", device.minor()));
   details.Add("state", State(device.state()));
+  if (!device.reason().empty()) details.Add("reason", device.reason());
   details.Add("target", DescribeTarget(spec));
   details.Add("size", SizeInFull(device.size_bytes()));
   details.Add("block size", FormatBytes(spec.logical_block_bytes()));

@@ -16,6 +16,20 @@ google::protobuf::Timestamp FromTime(absl::Time time) {
   return timestamp;
 }
 
+v1::Device::State FromDeviceState(volume::DeviceState state) {
+  switch (state) {
+    case volume::DeviceState::kLive:
+      return v1::Device::STATE_LIVE;
+    case volume::DeviceState::kQuiesced:
+      return v1::Device::STATE_QUIESCED;
+    case volume::DeviceState::kRecovering:
+      return v1::Device::STATE_RECOVERING;
+    case volume::DeviceState::kFailed:
+      return v1::Device::STATE_FAILED;
+  }
+  return v1::Device::STATE_UNSPECIFIED;
+}
+
 v1::Format::State FromFormatState(volume::Format::State state) {
   switch (state) {
     case volume::Format::State::kNever:
@@ -185,8 +199,8 @@ v1::Device FromDevice(const volume::DeviceView& view) {
   message.set_path(view.path);
   message.set_major(view.major);
   message.set_minor(view.minor);
-  message.set_state(view.state == volume::DeviceState::kLive ? v1::Device::STATE_LIVE
-                                                             : v1::Device::STATE_FAILED);
+  message.set_reason(view.reason);
+  message.set_state(FromDeviceState(view.state));
   *message.mutable_spec() = FromSpec(view.spec);
   message.set_size_bytes(view.size_bytes);
   message.set_buffer_mode(view.buffer_mode);

@@ -60,6 +60,26 @@ void AddGauge(MetricFamily& family, const std::vector<Label>& labels, double val
   family.metric.push_back(std::move(metric));
 }
 
+/// How the devices of earlier servers were taken over.
+std::vector<MetricFamily> RecoveryFamilies(const volume::RecoveryStats& stats) {
+  MetricFamily count = Family("recoveries_total", MetricType::Counter,
+                              "Attempts to take over a device that another server left.");
+  AddCounter(count, {{"result", "taken_over"}}, static_cast<double>(stats.taken_over));
+  AddCounter(count, {{"result", "failed"}}, static_cast<double>(stats.failed));
+  MetricFamily seconds =
+      Family("recovery_seconds", MetricType::Histogram, "Time in which a device was taken over.");
+  ClientMetric metric;
+  uint64_t seen = 0;
+  for (size_t i = 0; i < volume::RecoveryStats::kBoundsSeconds.size(); ++i) {
+    seen += stats.buckets[i];
+    metric.histogram.bucket.push_back({seen, volume::RecoveryStats::kBoundsSeconds[i]});
+  }
+  metric.histogram.sample_count = stats.taken_over;
+  metric.histogram.sample_sum = stats.seconds;
+  seconds.metric.push_back(std::move(metric));
+  return {std::move(count), std::move(seconds)};
+}
+
 void AddHistogram(MetricFamily& family, std::vector<Label> labels, const ublk::OpStats& stats) {
   ClientMetric metric;
   metric.label = std::move(labels);
@@ -126,9 +146,10 @@ void AddInfo(VolumeFamilies& families, const std::string& volume_id, const volum
 
 void AddState(VolumeFamilies& families, const std::string& volume_id, volume::DeviceState state) {
   constexpr std::array kStates = {"live", "quiesced", "recovering", "failed"};
-  const absl::string_view now = state == volume::DeviceState::kLive ? "live" : "failed";
-  for (const char* const name : kStates) {
-    AddGauge(families.state, {{"volume_id", volume_id}, {"state", name}}, now == name ? 1 : 0);
+  // In the order of volume::DeviceState.
+  for (size_t i = 0; i < kStates.size(); ++i) {
+    AddGauge(families.state, {{"volume_id", volume_id}, {"state", kStates[i]}},
+             static_cast<size_t>(state) == i ? 1 : 0);
   }
 }
 
@@ -196,6 +217,9 @@ std::vector<MetricFamily> Metrics::Collect() const {
        {&families.ios, &families.bytes, &families.errors, &families.inflight, &families.busy,
         &families.latency, &families.info, &families.state}) {
     if (!family->metric.empty()) all.push_back(std::move(*family));
+  }
+  for (MetricFamily& family : RecoveryFamilies(devices_.Recoveries())) {
+    all.push_back(std::move(family));
   }
   all.push_back(BuildInfo());
   all.push_back(DriverFamily(devices_));

@@ -27,7 +27,9 @@ The same in a file, given with --config:
     - big=/mnt/big,overcommit=2
   metrics-address: 127.0.0.1:9500
 
-SIGTERM and SIGINT stop the devices and end ublkd; devices in use are given --shutdown-grace-ms.
+SIGTERM and SIGINT end ublkd. Devices are left: their users wait, and see no error, until the next
+ublkd with the same --state-dir takes them over. With --on-stop stop, and where the driver cannot
+leave devices, they are stopped; those in use are given --shutdown-grace-ms.
 Exit status: 0 stopped, 1 could not start, 2 wrong usage, 3 a device did not stop in time.)";
 
 absl::Status NotAPool(const std::string& text) {
@@ -58,9 +60,14 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--default-queues", flags.default_queues,
                  "Queues of a device that names none; 0: one for each CPU, at most 4")
       ->capture_default_str();
+  app.add_option("--on-stop", flags.on_stop,
+                 "What becomes of the devices at the end: \"leave\" them to the next ublkd, or "
+                 "\"stop\" them")
+      ->check(CLI::IsMember({"leave", "stop"}))
+      ->capture_default_str();
   app.add_option("--shutdown-grace-ms", flags.shutdown_grace_ms,
                  "How long devices in use are waited for at the end, before they are stopped by "
-                 "force")
+                 "force, when they are not left")
       ->capture_default_str();
   app.add_option("--log-level", flags.log_level, "debug, info, warning or error")
       ->capture_default_str();

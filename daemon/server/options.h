@@ -21,6 +21,7 @@ struct Flags {
   std::vector<std::string> pools;
   std::string metrics_address = "127.0.0.1:9500";
   uint32_t default_queues = 0;
+  std::string on_stop = "leave";
   uint32_t shutdown_grace_ms = 5000;
   std::string log_level = "info";
 };

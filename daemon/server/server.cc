@@ -20,6 +20,7 @@ namespace {
 constexpr mode_t kFolderMode = 0700;
 /// How long calls that run when the server stops may go on.
 constexpr std::chrono::milliseconds kCallGrace{2000};
+constexpr char kLeave[] = "leave";
 constexpr char kMetricsOff[] = "off";
 
 absl::StatusOr<volume::DeviceLimits> MakeLimits(uint32_t default_queues) {
@@ -88,6 +89,7 @@ absl::Status Server::OpenDevices(volume::DeviceFactory& factory) {
   volume::DeviceManagerOptions options;
   UBLKD_ASSIGN_OR_RETURN(options.limits, MakeLimits(flags_.default_queues));
   UBLKD_ASSIGN_OR_RETURN(options.boot_id, ReadBootId());
+  options.leave_devices = flags_.on_stop == kLeave;
   UBLKD_ASSIGN_OR_RETURN(volume::DeviceRecords records,
                          volume::DeviceRecords::Open(absl::StrCat(flags_.state_dir, "/devices")));
   devices_ =

@@ -36,7 +36,14 @@ struct DeviceSpec {
   bool read_only = false;
 };
 
-enum class DeviceState { kLive, kFailed };
+enum class DeviceState {
+  kLive,
+  /// Nobody serves it; its users wait.
+  kQuiesced,
+  /// It is being taken over.
+  kRecovering,
+  kFailed,
+};
 
 /// A device as it is now.
 struct DeviceView {
@@ -46,6 +53,8 @@ struct DeviceView {
   uint32_t major = 0;
   uint32_t minor = 0;
   DeviceState state = DeviceState::kLive;
+  /// Why it is not live, when that is known.
+  std::string reason;
   DeviceSpec spec;
   uint64_t size_bytes = 0;
   std::string buffer_mode;

@@ -29,6 +29,10 @@ struct DriverInfo {
 struct KernelDevice {
   /// -1 when nobody serves it.
   pid_t server_pid = -1;
+  /// It has a disk that outlives its server. What follows is known of such a disk only.
+  bool recoverable = false;
+  uint64_t size_bytes = 0;
+  dev_t disk = 0;
 };
 
 /// A live disk. Any thread.
@@ -48,6 +52,8 @@ class ServedDevice {
   virtual ublk::DeviceStats Stats() const = 0;
   /// See ublk::Device::Stop.
   virtual absl::Status Stop(ublk::StopMode mode) = 0;
+  /// See ublk::Device::Leave.
+  virtual absl::Status Leave() = 0;
 };
 
 /// Makes and removes devices. Any thread.
@@ -61,11 +67,15 @@ class DeviceFactory {
   virtual absl::StatusOr<DriverInfo> Driver() = 0;
   /// nullopt when the kernel has no device of that id.
   virtual absl::StatusOr<std::optional<KernelDevice>> Find(uint32_t id) = 0;
-  /// Removes a device that nobody serves from the kernel. DEADLINE_EXCEEDED when somebody keeps it
-  /// open; it then goes with the last one.
-  virtual absl::Status Remove(uint32_t id) = 0;
-  /// See ublk::Device::Create.
+  /// Removes a device that nobody serves from the kernel. FAILED_PRECONDITION it is in use, when
+  /// that matters, else DEADLINE_EXCEEDED: it then goes with the last user.
+  virtual absl::Status Remove(uint32_t id, ublk::StopMode mode) = 0;
+  /// See ublk::Device::Create. The disk outlives this server where the driver can do that, whatever
+  /// the options say.
   virtual absl::StatusOr<std::shared_ptr<ServedDevice>> Create(
+      const ublk::DeviceOptions& options, std::unique_ptr<ublk::DeviceTarget> target) = 0;
+  /// See ublk::Device::Recover.
+  virtual absl::StatusOr<std::shared_ptr<ServedDevice>> Recover(
       const ublk::DeviceOptions& options, std::unique_ptr<ublk::DeviceTarget> target) = 0;
 };
 

@@ -12,17 +12,9 @@
 #include "daemon/base/status.h"
 #include "daemon/target/file.h"
 #include "daemon/target/null.h"
+#include "daemon/volume/device_plan.h"
 
 namespace ublkd::volume {
-
-/// A request that was looked at: what is served, from which file, and who is kept away meanwhile.
-struct DeviceManager::Plan {
-  DeviceSpec spec;
-  std::string key;
-  /// Of the file that holds the data; empty for null.
-  std::string path;
-  InFlight::Lease lease;
-};
 
 DeviceManager::DeviceManager(DeviceManagerOptions options, DeviceFactory& factory,
                              VolumeManager& volumes, DeviceRecords records)
@@ -55,7 +47,7 @@ DriverInfo DeviceManager::Driver() const {
 
 DeviceView DeviceManager::ViewOf(const Entry& entry) {
   DeviceView view = entry.view;
-  if (!entry.device->live()) view.state = DeviceState::kFailed;
+  if (entry.device != nullptr && !entry.device->live()) view.state = DeviceState::kFailed;
   return view;
 }
 
@@ -93,16 +85,12 @@ absl::Status DeviceManager::PlanFile(const FileSpec& file, Plan& plan) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<DeviceManager::Plan> DeviceManager::MakePlan(const DeviceSpec& request) {
-  UBLKD_RETURN_IF_ERROR(CheckSpec(request, options_.limits));
-  Plan plan;
-  plan.spec = request;
-  if (const auto* volume = std::get_if<VolumeSpec>(&request.target)) {
-    UBLKD_RETURN_IF_ERROR(PlanVolume(*volume, plan));
-  } else if (const auto* file = std::get_if<FileSpec>(&request.target)) {
-    UBLKD_RETURN_IF_ERROR(PlanFile(*file, plan));
-  }
-  return plan;
+// Finds what plan.spec names, and keeps others away from it.
+absl::Status DeviceManager::FindData(Plan& plan) {
+  const auto target = plan.spec.target;
+  if (const auto* volume = std::get_if<VolumeSpec>(&target)) return PlanVolume(*volume, plan);
+  if (const auto* file = std::get_if<FileSpec>(&target)) return PlanFile(*file, plan);
+  return absl::OkStatus();
 }
 
 // The device that serves the same thing already; ALREADY_EXISTS when it does so in another way.
@@ -111,6 +99,11 @@ absl::StatusOr<std::optional<DeviceView>> DeviceManager::FindSame(const Plan& pl
   const std::lock_guard lock(mutex_);
   for (const auto& [id, entry] : devices_) {
     if (entry.key != plan.key) continue;
+    if (entry.phase == Phase::kWaiting) {
+      return absl::UnavailableError(
+          absl::StrCat(plan.key, " is attached as ", BlockPath(id),
+                       ", which waits to be served again: ", entry.view.reason));
+    }
     if (entry.phase != Phase::kLive || !entry.device->live()) {
       return absl::AbortedError(absl::StrCat(plan.key, " is busy: ", BlockPath(id),
                                              " that serves it is going away; try again"));
@@ -123,7 +116,10 @@ absl::StatusOr<std::optional<DeviceView>> DeviceManager::FindSame(const Plan& pl
 
 absl::StatusOr<DeviceView> DeviceManager::Create(const DeviceSpec& request) {
   UBLKD_RETURN_IF_ERROR(Readiness());
-  UBLKD_ASSIGN_OR_RETURN(Plan plan, MakePlan(request));
+  UBLKD_RETURN_IF_ERROR(CheckSpec(request, options_.limits));
+  Plan plan;
+  plan.spec = request;
+  UBLKD_RETURN_IF_ERROR(FindData(plan));
   UBLKD_ASSIGN_OR_RETURN(const std::optional<DeviceView> same, FindSame(plan));
   if (same.has_value()) return *same;
   FillInDefaults(plan.spec, options_.limits);
@@ -135,7 +131,8 @@ absl::StatusOr<DeviceView> DeviceManager::MakeDevice(Plan& plan) {
   constexpr int kMaxTries = 16;
   uint32_t first = 0;
   for (int attempt = 1;; ++attempt) {
-    UBLKD_ASSIGN_OR_RETURN(std::unique_ptr<ublk::DeviceTarget> target, MakeTarget(plan));
+    UBLKD_ASSIGN_OR_RETURN(std::unique_ptr<ublk::DeviceTarget> target,
+                           MakeTarget(plan, absl::ZeroDuration()));
     UBLKD_ASSIGN_OR_RETURN(const uint32_t id, TakeId(plan, first));
     absl::StatusOr<DeviceView> device = Attach(plan, id, std::move(target));
     if (device.ok()) return device;
@@ -149,8 +146,9 @@ absl::StatusOr<DeviceView> DeviceManager::MakeDevice(Plan& plan) {
   }
 }
 
+// Waits that long for somebody else to let go of the data.
 absl::StatusOr<std::unique_ptr<ublk::DeviceTarget>> DeviceManager::MakeTarget(
-    const Plan& plan) const {
+    const Plan& plan, absl::Duration wait) const {
   if (const auto* null = std::get_if<NullSpec>(&plan.spec.target)) {
     const uint32_t block = plan.spec.logical_block_bytes;
     return target::MakeNullTarget(null->size_bytes, block == 0 ? kSmallBlockBytes : block);
@@ -159,6 +157,7 @@ absl::StatusOr<std::unique_ptr<ublk::DeviceTarget>> DeviceManager::MakeTarget(
   options.path = plan.path;
   options.read_only = plan.spec.read_only;
   options.logical_block_bytes = plan.spec.logical_block_bytes;
+  options.wait = wait;
   if (const auto* volume = std::get_if<VolumeSpec>(&plan.spec.target)) {
     UBLKD_ASSIGN_OR_RETURN(const VolumeRecord record, volumes_.Describe(volume->id));
     options.logical_block_bytes = record.logical_block_bytes;
@@ -193,7 +192,8 @@ absl::Status DeviceManager::TakeThisId(const Plan& plan, uint32_t id) {
       return taken(absl::StrCat("record ", records_.PathOf(id), " cannot be read"));
     }
     const auto [found, inserted] = devices_.try_emplace(id);
-    if (!inserted && found->second.phase == Phase::kLive) {
+    if (!inserted &&
+        (found->second.phase == Phase::kLive || found->second.phase == Phase::kWaiting)) {
       return taken(absl::StrCat("it serves ", DescribeTarget(found->second.view.spec)));
     }
     if (!inserted) {
@@ -244,20 +244,23 @@ absl::StatusOr<DeviceView> DeviceManager::Attach(const Plan& plan, uint32_t id,
   options.on_unexpected_end = [this] { WakeHousekeeper(); };
   UBLKD_ASSIGN_OR_RETURN(std::shared_ptr<ServedDevice> device,
                          factory_.Create(options, std::move(target)));
-  return Publish(std::move(record), device);
+  FillInEffective(record, *device);
+  UBLKD_RETURN_IF_ERROR(records_.Write(record));
+  return Publish(record, device);
 }
 
-// Shows a device that is live. What is in effect goes into the record as well.
-absl::StatusOr<DeviceView> DeviceManager::Publish(DeviceRecord record,
-                                                  const std::shared_ptr<ServedDevice>& device) {
-  const ublk::DeviceOptions& in_effect = device->options();
-  record.flags = device->features().bits();
+void DeviceManager::FillInEffective(DeviceRecord& record, const ServedDevice& device) {
+  const ublk::DeviceOptions& in_effect = device.options();
+  record.flags = device.features().bits();
   record.spec.queues = in_effect.queues;
   record.spec.depth = in_effect.depth;
   record.spec.max_io_bytes = in_effect.max_io_bytes;
   record.spec.read_only = in_effect.read_only;
-  UBLKD_RETURN_IF_ERROR(records_.Write(record));
+}
 
+// Shows a device that is live.
+DeviceView DeviceManager::Publish(const DeviceRecord& record,
+                                  const std::shared_ptr<ServedDevice>& device) {
   DeviceView view;
   view.id = *record.spec.id;
   view.path = BlockPath(view.id);
@@ -273,6 +276,7 @@ absl::StatusOr<DeviceView> DeviceManager::Publish(DeviceRecord record,
     Entry& entry = devices_[view.id];
     entry.phase = Phase::kLive;
     entry.view = view;
+    entry.record = record;
     entry.device = device;
   }
   // It may have ended before the housekeeper could know it.
@@ -296,6 +300,11 @@ absl::Status DeviceManager::DeleteForeign(uint32_t id) {
                    " serves it; delete it there"));
 }
 
+absl::Status DeviceManager::StopOrRemove(const Entry& entry) const {
+  if (entry.device != nullptr) return entry.device->Stop(ublk::StopMode::kIfUnused);
+  return factory_.Remove(entry.view.id, ublk::StopMode::kIfUnused);
+}
+
 absl::Status DeviceManager::Delete(uint32_t id) {
   UBLKD_RETURN_IF_ERROR(Readiness());
   const auto busy = [id] {
@@ -307,32 +316,32 @@ absl::Status DeviceManager::Delete(uint32_t id) {
     const std::lock_guard lock(mutex_);
     const auto found = devices_.find(id);
     if (found != devices_.end()) {
-      if (found->second.phase != Phase::kLive) return busy();
       entry = found->second;
+      if (entry.phase != Phase::kLive && entry.phase != Phase::kWaiting) return busy();
     }
   }
-  if (entry.device == nullptr) return DeleteForeign(id);
+  if (!entry.exists()) return DeleteForeign(id);
 
   UBLKD_ASSIGN_OR_RETURN(const InFlight::Lease lease, LockServed(entry));
   {
     const std::lock_guard lock(mutex_);
     const auto found = devices_.find(id);
     if (found == devices_.end() || found->second.device != entry.device ||
-        found->second.phase != Phase::kLive) {
+        found->second.phase != entry.phase) {
       return busy();
     }
     found->second.phase = Phase::kDeleting;
   }
-  const absl::Status stopped = entry.device->Stop(ublk::StopMode::kIfUnused);
+  const absl::Status stopped = StopOrRemove(entry);
   if (stopped.ok()) {
     GiveIdBack(id);
     return absl::OkStatus();
   }
   {
     const std::lock_guard lock(mutex_);
-    devices_[id].phase = Phase::kLive;
+    devices_[id].phase = entry.phase;
   }
-  if (!entry.device->live()) WakeHousekeeper();
+  if (entry.device != nullptr && !entry.device->live()) WakeHousekeeper();
   return stopped;
 }
 
@@ -340,7 +349,7 @@ absl::StatusOr<DeviceView> DeviceManager::Get(uint32_t id) {
   UBLKD_RETURN_IF_ERROR(Readiness());
   const std::lock_guard lock(mutex_);
   const auto found = devices_.find(id);
-  if (found == devices_.end() || found->second.device == nullptr) {
+  if (found == devices_.end() || !found->second.exists()) {
     return absl::NotFoundError(
         absl::StrCat("device ", id, " does not exist; list the devices to see what there is"));
   }
@@ -352,7 +361,7 @@ absl::StatusOr<std::vector<DeviceView>> DeviceManager::List() {
   const std::lock_guard lock(mutex_);
   std::vector<DeviceView> views;
   for (const auto& [id, entry] : devices_) {
-    if (entry.device != nullptr) views.push_back(ViewOf(entry));
+    if (entry.exists()) views.push_back(ViewOf(entry));
   }
   return views;
 }
@@ -361,22 +370,24 @@ std::optional<uint32_t> DeviceManager::AttachedTo(const std::string& volume_id) 
   const std::lock_guard lock(mutex_);
   for (const auto& [id, entry] : devices_) {
     const auto* volume = std::get_if<VolumeSpec>(&entry.view.spec.target);
-    if (entry.device != nullptr && volume != nullptr && volume->id == volume_id) return id;
+    if (entry.exists() && volume != nullptr && volume->id == volume_id) return id;
   }
   return std::nullopt;
 }
 
 std::vector<DeviceSnapshot> DeviceManager::Snapshot() const {
-  std::vector<std::pair<DeviceView, std::shared_ptr<ServedDevice>>> live;
+  std::vector<std::pair<DeviceView, std::shared_ptr<ServedDevice>>> all;
   {
     const std::lock_guard lock(mutex_);
     for (const auto& [id, entry] : devices_) {
-      if (entry.device != nullptr) live.emplace_back(ViewOf(entry), entry.device);
+      if (entry.exists()) all.emplace_back(ViewOf(entry), entry.device);
     }
   }
   std::vector<DeviceSnapshot> snapshots;
-  for (auto& [view, device] : live) {
-    snapshots.push_back({std::move(view), device->Stats()});
+  for (auto& [view, device] : all) {
+    ublk::DeviceStats stats;
+    if (device != nullptr) stats = device->Stats();
+    snapshots.push_back({std::move(view), std::move(stats)});
   }
   return snapshots;
 }

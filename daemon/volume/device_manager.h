@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -17,6 +18,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "daemon/base/log.h"
 #include "daemon/volume/device.h"
 #include "daemon/volume/device_factory.h"
 #include "daemon/volume/device_record.h"
@@ -31,6 +33,10 @@ struct DeviceManagerOptions {
   std::string boot_id;
   /// How often a driver that is missing is looked for.
   std::chrono::milliseconds driver_poll{500};
+  /// How often a device that could not be taken over is tried again.
+  std::chrono::milliseconds recovery_poll{5000};
+  /// At the end, devices that outlive their server are left to the next one.
+  bool leave_devices = true;
 };
 
 /// A device and its counters at one moment.
@@ -39,8 +45,21 @@ struct DeviceSnapshot {
   ublk::DeviceStats stats;
 };
 
-/// All devices of this server: makes them, keeps their records, takes away what a killed server
-/// left behind. Until the driver is there and the leftovers are gone every call is UNAVAILABLE.
+/// How the devices of earlier servers were taken over.
+struct RecoveryStats {
+  static constexpr std::array kBoundsSeconds = {0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0};
+  uint64_t taken_over = 0;
+  /// Attempts; each device is tried again until it works.
+  uint64_t failed = 0;
+  /// Of those taken over: the sum, and how many took no longer than each bound and longer than the
+  /// one before.
+  double seconds = 0;
+  std::array<uint64_t, kBoundsSeconds.size()> buckets = {};
+};
+
+/// All devices of this server: makes them, keeps their records, takes over what the server before
+/// left behind, or takes it away where the driver cannot do that. Until the driver is there and all
+/// leftovers were looked at every call is UNAVAILABLE.
 ///
 /// Any thread. No call waits for a call about another device or volume; one about the same is
 /// ABORTED at once.
@@ -68,61 +87,80 @@ class DeviceManager {
   /// Attaches; see proto/ublkd/v1/device.proto for the codes. Attaching a volume or file again in
   /// the same way returns the device that serves it.
   absl::StatusOr<DeviceView> Create(const DeviceSpec& request);
-  /// Detaches. One that is not there is success; one that is in use, or that another server made,
-  /// FAILED_PRECONDITION.
+  /// Detaches, also one that waits to be taken over. One that is not there is success; one that is
+  /// in use, or that another server made, FAILED_PRECONDITION.
   absl::Status Delete(uint32_t id);
   absl::StatusOr<DeviceView> Get(uint32_t id);
   absl::StatusOr<std::vector<DeviceView>> List();
 
   /// The device that serves the volume. Never waits.
   std::optional<uint32_t> AttachedTo(const std::string& volume_id) const;
-  /// All live devices with their counters. Never waits, whatever the backends do.
+  /// All devices with their counters, which are empty while nobody serves them. Never waits,
+  /// whatever the backends do.
   std::vector<DeviceSnapshot> Snapshot() const;
 
-  /// Takes no more calls and stops every device: those in use are given `grace`, logged and then
-  /// stopped by force.
+  RecoveryStats Recoveries() const;
+
+  /// Takes no more calls and leaves the devices to the next server, or stops them: those in use are
+  /// given `grace`, logged and then stopped by force.
   void Shutdown(std::chrono::milliseconds grace);
 
  private:
-  enum class Phase { kCreating, kLive, kDeleting };
+  /// A device that waits was left by a server, and could not be taken over yet.
+  enum class Phase { kCreating, kLive, kWaiting, kRecovering, kDeleting };
   struct Entry {
+    bool exists() const { return phase != Phase::kCreating; }
     Phase phase = Phase::kCreating;
     /// What is served, in words; empty for what any number of devices may serve.
     std::string key;
     DeviceView view;
+    /// As on disk, once it exists.
+    DeviceRecord record;
     /// Set when live.
     std::shared_ptr<ServedDevice> device;
   };
 
-  /// Of an entry that has its device.
+  /// Of an entry that exists.
   static DeviceView ViewOf(const Entry& entry);
 
   // Creation.
   struct Plan;
-  absl::StatusOr<Plan> MakePlan(const DeviceSpec& request);
+  absl::Status FindData(Plan& plan);
   absl::Status PlanVolume(const VolumeSpec& volume, Plan& plan);
   absl::Status PlanFile(const FileSpec& file, Plan& plan);
   absl::StatusOr<std::optional<DeviceView>> FindSame(const Plan& plan);
   absl::StatusOr<DeviceView> MakeDevice(Plan& plan);
   absl::StatusOr<uint32_t> TakeId(const Plan& plan, uint32_t first);
   absl::Status TakeThisId(const Plan& plan, uint32_t id);
-  absl::StatusOr<std::unique_ptr<ublk::DeviceTarget>> MakeTarget(const Plan& plan) const;
+  absl::StatusOr<std::unique_ptr<ublk::DeviceTarget>> MakeTarget(const Plan& plan,
+                                                                 absl::Duration wait) const;
   absl::StatusOr<DeviceView> Attach(const Plan& plan, uint32_t id,
                                     std::unique_ptr<ublk::DeviceTarget> target);
-  absl::StatusOr<DeviceView> Publish(DeviceRecord record,
-                                     const std::shared_ptr<ServedDevice>& device);
+  static void FillInEffective(DeviceRecord& record, const ServedDevice& device);
+  DeviceView Publish(const DeviceRecord& record, const std::shared_ptr<ServedDevice>& device);
   void GiveIdBack(uint32_t id);
 
   // Deletion.
   absl::StatusOr<InFlight::Lease> LockServed(const Entry& entry);
   absl::Status DeleteForeign(uint32_t id);
+  absl::Status StopOrRemove(const Entry& entry) const;
+
+  // What a server left (device_recovery.cc), on the housekeeping thread and helpers of its own.
+  absl::Status LookForLeftovers();
+  void LookAtLeftover(const DeviceRecord& record);
+  void ForgetLeftover(const DeviceRecord& record, LogLevel level, absl::string_view why);
+  void RemoveLeftover(const DeviceRecord& record);
+  void Adopt(const DeviceRecord& record, const KernelDevice& known);
+  bool RecoverWaiting();
+  void Recover(uint32_t id);
+  absl::Status TakeOver(DeviceRecord record);
+  void CountRecovery(absl::Duration took);
 
   // The housekeeping thread (device_housekeeping.cc).
   void KeepHouse();
   bool LookForDriver();
-  absl::Status RemoveLeftovers();
-  void RemoveLeftover(const DeviceRecord& record);
-  void ReapEnded();
+  void LookForEnded();
+  void LookAtEnded(const Entry& entry);
   void SetReadiness(const absl::Status& status, const DriverInfo& driver);
   void WakeHousekeeper();
   /// Stops the housekeeper; no call begins after this.
@@ -141,8 +179,9 @@ class DeviceManager {
   /// Ids whose records cannot be read and must stay as they are.
   std::set<uint32_t> blocked_ids_ ABSL_GUARDED_BY(mutex_);
   absl::Status readiness_ ABSL_GUARDED_BY(mutex_) =
-      absl::UnavailableError("ublkd is starting: leftover devices are being removed; try again");
+      absl::UnavailableError("ublkd is starting: devices are being taken over; try again");
   DriverInfo driver_ ABSL_GUARDED_BY(mutex_);
+  RecoveryStats recoveries_ ABSL_GUARDED_BY(mutex_);
   bool looked_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   bool wake_ ABSL_GUARDED_BY(mutex_) = false;

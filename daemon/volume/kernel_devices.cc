@@ -6,6 +6,8 @@
 #include "absl/strings/ascii.h"
 #include "daemon/base/file.h"
 #include "daemon/base/status.h"
+#include "daemon/ublk/disk_users.h"
+#include "daemon/volume/device.h"
 
 namespace ublkd::volume {
 namespace {
@@ -28,6 +30,7 @@ class ServedKernelDevice : public ServedDevice {
   bool live() const override { return device_->live(); }
   ublk::DeviceStats Stats() const override { return device_->Stats(); }
   absl::Status Stop(ublk::StopMode mode) override { return device_->Stop(mode); }
+  absl::Status Leave() override { return device_->Leave(); }
 
  private:
   // Outlives the device.
@@ -68,14 +71,30 @@ absl::StatusOr<std::optional<KernelDevice>> KernelDevices::Find(uint32_t id) {
   const absl::StatusOr<ublk::DeviceInfo> info = control->GetDeviceInfo(id);
   if (absl::IsNotFound(info.status())) return std::nullopt;
   UBLKD_RETURN_IF_ERROR(info.status());
-  return KernelDevice{info->state == ublk::DeviceState::kDead ? -1 : info->server_pid};
+  KernelDevice device;
+  if (info->state == ublk::DeviceState::kDead) return device;
+  device.server_pid = info->server_pid;
+  device.recoverable = info->features.Has(ublk::Feature::kUserRecoveryReissue);
+  UBLKD_ASSIGN_OR_RETURN(const ublk::Parameters parameters, control->GetParameters(id));
+  device.size_bytes = parameters.geometry.size_bytes;
+  device.disk = parameters.block_device;
+  return device;
 }
 
-absl::Status KernelDevices::Remove(uint32_t id) {
+absl::Status KernelDevices::Remove(uint32_t id, ublk::StopMode mode) {
   UBLKD_ASSIGN_OR_RETURN(const std::shared_ptr<ublk::Control> control, OpenControl());
+  UniqueFd claim;
+  if (mode == ublk::StopMode::kIfUnused && control->features().Has(ublk::Feature::kSafeStopDev)) {
+    UBLKD_RETURN_IF_ERROR(control->TryStopDevice(id));
+  } else if (mode == ublk::StopMode::kIfUnused) {
+    UBLKD_ASSIGN_OR_RETURN(const auto device, Find(id));
+    if (!device.has_value()) return absl::OkStatus();
+    UBLKD_ASSIGN_OR_RETURN(claim, ublk::ClaimUnusedDisk(BlockPath(id), device->disk));
+  }
   const absl::Status stopped = control->StopDevice(id);
   if (absl::IsNotFound(stopped)) return absl::OkStatus();
   UBLKD_RETURN_IF_ERROR(stopped);
+  claim.Reset();
   const absl::Status deleted = control->DeleteDevice(id, ublk::DeleteMode::kWait, kRemoveWaitMs);
   return absl::IsNotFound(deleted) ? absl::OkStatus() : deleted;
 }
@@ -83,8 +102,18 @@ absl::Status KernelDevices::Remove(uint32_t id) {
 absl::StatusOr<std::shared_ptr<ServedDevice>> KernelDevices::Create(
     const ublk::DeviceOptions& options, std::unique_ptr<ublk::DeviceTarget> target) {
   UBLKD_ASSIGN_OR_RETURN(std::shared_ptr<ublk::Control> control, OpenControl());
+  ublk::DeviceOptions lasting = options;
+  lasting.recoverable = control->features().Has(ublk::Feature::kUserRecoveryReissue);
   UBLKD_ASSIGN_OR_RETURN(std::unique_ptr<ublk::Device> device,
-                         ublk::Device::Create(*control, options, std::move(target)));
+                         ublk::Device::Create(*control, lasting, std::move(target)));
+  return std::make_shared<ServedKernelDevice>(std::move(control), std::move(device));
+}
+
+absl::StatusOr<std::shared_ptr<ServedDevice>> KernelDevices::Recover(
+    const ublk::DeviceOptions& options, std::unique_ptr<ublk::DeviceTarget> target) {
+  UBLKD_ASSIGN_OR_RETURN(std::shared_ptr<ublk::Control> control, OpenControl());
+  UBLKD_ASSIGN_OR_RETURN(std::unique_ptr<ublk::Device> device,
+                         ublk::Device::Recover(*control, options, std::move(target)));
   return std::make_shared<ServedKernelDevice>(std::move(control), std::move(device));
 }
 

@@ -22,8 +22,10 @@ class KernelDevices : public DeviceFactory {
   bool Present() const override;
   absl::StatusOr<DriverInfo> Driver() override;
   absl::StatusOr<std::optional<KernelDevice>> Find(uint32_t id) override;
-  absl::Status Remove(uint32_t id) override;
+  absl::Status Remove(uint32_t id, ublk::StopMode mode) override;
   absl::StatusOr<std::shared_ptr<ServedDevice>> Create(
+      const ublk::DeviceOptions& options, std::unique_ptr<ublk::DeviceTarget> target) override;
+  absl::StatusOr<std::shared_ptr<ServedDevice>> Recover(
       const ublk::DeviceOptions& options, std::unique_ptr<ublk::DeviceTarget> target) override;
 
  private:

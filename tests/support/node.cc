@@ -101,6 +101,7 @@ absl::Status Node::StartDaemon() {
       "--state-dir=" + options_.root_dir + "/state/ublkd", "--pool=local=" + pool_dir(),
       "--metrics-address=" + metrics_address_};
   if (options_.queues > 0) command.push_back(absl::StrCat("--default-queues=", options_.queues));
+  command.insert(command.end(), options_.daemon_flags.begin(), options_.daemon_flags.end());
   UBLKD_ASSIGN_OR_RETURN(daemon_, Process::Start(command, daemon_log()));
   UBLKD_RETURN_IF_ERROR(WaitForSocket(*daemon_, daemon_socket(), daemon_log()));
   const auto channel = ConnectToUnixSocket(daemon_socket());
@@ -117,6 +118,15 @@ absl::Status Node::StartCsi() {
       "--kubelet-dir=" + kubelet_dir(),    "--state-dir=" + options_.root_dir + "/state/csi"};
   UBLKD_ASSIGN_OR_RETURN(csi_, Process::Start(command, csi_log()));
   return WaitForSocket(*csi_, csi_socket(), csi_log());
+}
+
+absl::Status Node::WaitUntilReady() const {
+  absl::Status status;
+  const auto is_ready = [&] {
+    status = Fetch("/readyz").status();
+    return status.ok();
+  };
+  return Eventually(is_ready, kStartLimit) ? absl::OkStatus() : Annotated(status, daemon_log());
 }
 
 absl::Status Node::StopCsi() { return EndByTerm(csi_, csi_log()); }

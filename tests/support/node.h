@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -21,6 +22,8 @@ struct NodeOptions {
   std::string root_dir;
   /// Hardware queues of each device; 0 leaves it to ublkd.
   uint32_t queues = 0;
+  /// More of ublkd's command line.
+  std::vector<std::string> daemon_flags = {};
 };
 
 /// A Kubernetes node without Kubernetes: a running ublkd with one file pool, and a running
@@ -33,9 +36,12 @@ class Node {
   Node(const Node&) = delete;
   Node& operator=(const Node&) = delete;
 
-  /// Starts the programs that do not run, and waits until they answer.
+  /// Starts the programs that do not run, and waits until they answer. ublkd may answer UNAVAILABLE
+  /// for a while; see WaitUntilReady.
   absl::Status StartDaemon();
   absl::Status StartCsi();
+  /// Until ublkd has looked at what the one before it left.
+  absl::Status WaitUntilReady() const;
   /// SIGTERM to both, ublkd-csi first; an error when one does not end with 0 in time.
   absl::Status Stop();
   absl::Status StopCsi();

@@ -147,7 +147,8 @@ TEST_F(CtlOutput, OneDeviceAsJson) {
     "USER_COPY",
     "CMD_IOCTL_ENCODE"
   ],
-  "created_at": "2026-01-31T12:00:00Z"
+  "created_at": "2026-01-31T12:00:00Z",
+  "reason": ""
 }
 )"));
 }

@@ -72,6 +72,8 @@ class DeviceFixture : public ::testing::Test {
     options.limits = {kCpus, 2};
     options.boot_id = kThisBoot;
     options.driver_poll = std::chrono::milliseconds(5);
+    options.recovery_poll = std::chrono::milliseconds(5);
+    options.leave_devices = leave_devices_;
     devices_ = std::make_unique<DeviceManager>(options, factory_, *volumes_, *std::move(records));
     volumes_->SetAttachment([this](const std::string& id) { return devices_->AttachedTo(id); });
     devices_->Start();
@@ -94,6 +96,7 @@ class DeviceFixture : public ::testing::Test {
     return names;
   }
 
+  bool leave_devices_ = true;
   TempDir dir_;
   FakeDevices factory_;
   std::unique_ptr<VolumeManager> volumes_;

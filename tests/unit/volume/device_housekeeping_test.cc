@@ -95,7 +95,7 @@ TEST_F(DeviceHousekeepingTest, RecordsOfAnEarlierBootAndOfGoneDevicesAreForgotte
 
 TEST_F(DeviceHousekeepingTest, ARecordFromTheFutureIsLeftUntouchedAndItsIdIsNotUsed) {
   const std::string future = absl::StrReplaceAll(EncodeDeviceRecord(LeaveRecord(0)),
-                                                 {{"\"version\": 1", "\"version\": 9"}});
+                                                 {{"\"version\": 2", "\"version\": 9"}});
   dir_.Write("devices/0.json", future);
   dir_.Write("devices/1.json", "garbage");
   factory_.AddForeign(0, -1);
@@ -180,7 +180,7 @@ TEST(DeviceRecord, DamageIsRefusedAndNeverCrashes) {
     bad[at] = static_cast<char>(bad[at] ^ 0x15);
     (void)DecodeDeviceRecord(bad);
   }
-  EXPECT_THAT(DecodeDeviceRecord(absl::StrReplaceAll(good, {{"\"version\": 1", "\"version\": 2"}})),
+  EXPECT_THAT(DecodeDeviceRecord(absl::StrReplaceAll(good, {{"\"version\": 2", "\"version\": 3"}})),
               Refused(StatusCode::kFailedPrecondition, "newer"));
 }
 

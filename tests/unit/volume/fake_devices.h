@@ -38,18 +38,48 @@ class FakeDevices : public DeviceFactory {
     const std::lock_guard lock(mutex_);
     const auto found = kernel_.find(id);
     if (found == kernel_.end() || hidden_.count(id) != 0) return std::nullopt;
-    return KernelDevice{found->second};
+    KernelDevice device;
+    device.server_pid = found->second;
+    device.recoverable = recoverable_.count(id) != 0;
+    device.size_bytes = kLeftBytes;
+    device.disk = kLeftDisk;
+    return device;
   }
-  absl::Status Remove(uint32_t id) override {
+  absl::Status Remove(uint32_t id, ublk::StopMode mode) override {
     Pass(remove_gate_);
     const std::lock_guard lock(mutex_);
+    if (in_use_.count(id) != 0 && mode == ublk::StopMode::kIfUnused) {
+      return absl::FailedPreconditionError(absl::StrCat("/dev/ublkb", id, " is in use"));
+    }
     removed_.push_back(id);
     kernel_.erase(id);
     return absl::OkStatus();
   }
   absl::StatusOr<std::shared_ptr<ServedDevice>> Create(
       const ublk::DeviceOptions& options, std::unique_ptr<ublk::DeviceTarget> target) override;
+  absl::StatusOr<std::shared_ptr<ServedDevice>> Recover(
+      const ublk::DeviceOptions& options, std::unique_ptr<ublk::DeviceTarget> target) override;
 
+  static constexpr uint64_t kLeftBytes = 1 << 20;
+  static constexpr dev_t kLeftDisk = 0xf003;
+
+  /// From now on devices outlive their servers.
+  void OutliveServers() {
+    const std::lock_guard lock(mutex_);
+    outlives_ = true;
+  }
+  /// A disk that a server left, or with a pid did not leave in peace.
+  void AddLeft(uint32_t id, pid_t server_pid = -1) {
+    const std::lock_guard lock(mutex_);
+    kernel_[id] = server_pid;
+    recoverable_.insert(id);
+  }
+  /// As an operator's QUIESCE_DEV does it.
+  void QuiesceFromOutside(uint32_t id);
+  void FailRecovery(absl::Status status) {
+    const std::lock_guard lock(mutex_);
+    recovery_failure_ = std::move(status);
+  }
   /// OK, or why there is no driver.
   void SetState(absl::Status state) {
     const std::lock_guard lock(mutex_);
@@ -125,6 +155,9 @@ class FakeDevices : public DeviceFactory {
   std::condition_variable changed_;
   absl::Status state_;
   absl::Status failure_;
+  absl::Status recovery_failure_;
+  bool outlives_ = false;
+  std::set<uint32_t> recoverable_;
   std::map<uint32_t, pid_t> kernel_;
   std::set<uint32_t> hidden_;
   std::set<uint32_t> in_use_;
@@ -155,7 +188,8 @@ class FakeDevices::Served : public ServedDevice {
   }
   bool live() const override {
     const std::lock_guard lock(owner_.mutex_);
-    return owner_.kernel_.count(*options_.id) != 0 && !stopped_;
+    const auto found = owner_.kernel_.find(*options_.id);
+    return found != owner_.kernel_.end() && found->second == getpid() && !stopped_;
   }
   ublk::DeviceStats Stats() const override {
     const std::lock_guard lock(owner_.mutex_);
@@ -175,6 +209,17 @@ class FakeDevices::Served : public ServedDevice {
     if (in_use) owner_.forced_.push_back(id);
     stopped_ = true;
     owner_.kernel_.erase(id);
+    owner_.recoverable_.erase(id);
+    owner_.unexpected_end_.erase(id);
+    return absl::OkStatus();
+  }
+  absl::Status Leave() override {
+    const std::lock_guard lock(owner_.mutex_);
+    const uint32_t id = *options_.id;
+    if (stopped_) return absl::OkStatus();
+    if (owner_.recoverable_.count(id) == 0) return absl::FailedPreconditionError("it can't");
+    stopped_ = true;
+    if (owner_.kernel_.count(id) != 0) owner_.kernel_[id] = -1;
     owner_.unexpected_end_.erase(id);
     return absl::OkStatus();
   }
@@ -196,9 +241,33 @@ inline absl::StatusOr<std::shared_ptr<ServedDevice>> FakeDevices::Create(
     if (!kernel_.emplace(*options.id, getpid()).second) {
       return absl::AlreadyExistsError(absl::StrCat("id ", *options.id, " is in use"));
     }
+    if (outlives_) recoverable_.insert(*options.id);
     unexpected_end_[*options.id] = options.on_unexpected_end;
   }
   return std::make_shared<Served>(*this, options, std::move(target));
+}
+
+inline absl::StatusOr<std::shared_ptr<ServedDevice>> FakeDevices::Recover(
+    const ublk::DeviceOptions& options, std::unique_ptr<ublk::DeviceTarget> target) {
+  ublk::DeviceOptions in_effect = options;
+  in_effect.queues = 2;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!recovery_failure_.ok()) return recovery_failure_;
+    kernel_[*options.id] = getpid();
+    unexpected_end_[*options.id] = options.on_unexpected_end;
+  }
+  return std::make_shared<Served>(*this, in_effect, std::move(target));
+}
+
+inline void FakeDevices::QuiesceFromOutside(uint32_t id) {
+  std::function<void()> ended;
+  {
+    const std::lock_guard lock(mutex_);
+    kernel_[id] = -1;
+    ended = unexpected_end_[id];
+  }
+  ended();
 }
 
 inline void FakeDevices::DeleteFromOutside(uint32_t id) {

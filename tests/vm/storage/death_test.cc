@@ -1,83 +1,173 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The server dies: its users get errors, nobody hangs, and everything can be removed.
+// ublkd dies, is restarted or is told to stop its devices. Pods whose disks are left notice
+// nothing. $UBLKD_KILLS is how often it is killed under load.
+#include <atomic>
 #include <chrono>
 #include <csignal>
+#include <cstdlib>
+#include <iostream>
+#include <random>
+#include <thread>
 
+#include "absl/strings/numbers.h"
 #include "tests/vm/storage/node_test.h"
 
 namespace ublkd::test {
 namespace {
 
+using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-constexpr int64_t kVolumeBytes = int64_t{256} << 20;
+constexpr int64_t kVolumeBytes = int64_t{384} << 20;
+constexpr int kDefaultKills = 8;
+constexpr int kMostMsBetweenKills = 400;
 // Of an emulated machine.
 constexpr seconds kErrorLimit(30);
+constexpr seconds kFioLimit(600);
+
+int Kills() {
+  int kills = kDefaultKills;
+  const char* const wanted = std::getenv("UBLKD_KILLS");
+  if (wanted != nullptr && !absl::SimpleAtoi(wanted, &kills)) kills = 0;
+  return kills;
+}
+
+std::vector<std::string> Fio(const std::string& file) {
+  return {"fio",          "--name=load",     "--filename=" + file, "--size=4m",
+          "--bs=4k",      "--rw=randwrite",  "--direct=1",         "--ioengine=io_uring",
+          "--iodepth=16", "--verify=crc32c", "--verify_fatal=1",   "--thread"};
+}
+
+/// A pod that writes its volume, reads that back and compares, again and again.
+class BusyPod {
+ public:
+  BusyPod(std::unique_ptr<PodVolume> volume, bool raw) : volume_(std::move(volume)), raw_(raw) {}
+  ~BusyPod() { (void)Finish(); }
+
+  absl::Status Start() {
+    for (const absl::Status& status : {volume_->Create(), volume_->Stage(), volume_->Publish()}) {
+      if (!status.ok()) return status;
+    }
+    user_ = std::thread([this] { Run(); });
+    return absl::OkStatus();
+  }
+  /// The first error of the user, once it has ended.
+  absl::Status Finish() {
+    stop_ = true;
+    if (user_.joinable()) user_.join();
+    return status_;
+  }
+  absl::Status Remove() {
+    for (const absl::Status& status :
+         {volume_->Unpublish(), volume_->Unstage(), volume_->Delete()}) {
+      if (!status.ok()) return status;
+    }
+    return absl::OkStatus();
+  }
+  int rounds() const { return rounds_; }
+  bool failed() const { return failed_; }
+  PodVolume& volume() { return *volume_; }
+
+ private:
+  void Run() {
+    const std::string path = volume_->target_path();
+    while (!stop_ && status_.ok()) {
+      status_ = RunCommand(Fio(raw_ ? path : path + "/data"), kFioLimit).status();
+      if (status_.ok()) ++rounds_;
+    }
+    failed_ = !status_.ok();
+  }
+
+  std::unique_ptr<PodVolume> volume_;
+  const bool raw_;
+  std::thread user_;
+  std::atomic<bool> stop_ = false;
+  std::atomic<bool> failed_ = false;
+  std::atomic<int> rounds_ = 0;
+  absl::Status status_;
+};
 
 class Death : public NodeTest {
  protected:
-  // fio that writes until it is stopped or fails.
-  absl::StatusOr<std::unique_ptr<Process>> StartLoad(const std::string& file) {
-    return Process::Start(
-        {"fio", "--name=load", "--filename=" + file, "--size=64m", "--bs=4k", "--rw=randrw",
-         "--direct=1", "--ioengine=io_uring", "--iodepth=32", "--time_based", "--runtime=600"},
-        std::string(kRoot) + "/log/fio.log");
+  void StartPods() {
+    for (const char* const fs_type : {"ext4", "xfs", ""}) {
+      const std::string name = *fs_type == '\0' ? "raw" : fs_type;
+      std::unique_ptr<PodVolume> volume(new PodVolume(Volume(name, fs_type, kVolumeBytes)));
+      pods_.push_back(std::make_unique<BusyPod>(std::move(volume), *fs_type == '\0'));
+      ASSERT_OK(pods_.back()->Start());
+    }
+    ASSERT_TRUE(EachPodGetsOn());
   }
-
-  // Waits until devices have completed some writes.
-  bool LoadIsRunning() {
+  // Each compares once more what it wrote.
+  bool EachPodGetsOn() {
+    std::vector<int> before;
+    for (const auto& pod : pods_) before.push_back(pod->rounds());
     return Eventually(
         [&] {
-          const auto text = node_->Fetch("/metrics");
-          if (!text.ok()) return false;
-          double writes = 0;
-          for (const Sample& sample : ParseMetrics(*text)) {
-            const auto op = sample.labels.find("op");
-            if (sample.name == "ublkd_queue_ios_total" && op->second == "write") {
-              writes += sample.value;
-            }
+          for (size_t i = 0; i < pods_.size(); ++i) {
+            if (pods_[i]->rounds() == before[i] && !pods_[i]->failed()) return false;
           }
-          return writes > 200;
+          return true;
         },
-        seconds(60));
+        seconds(300));
+  }
+  bool AnyPodFailed() const {
+    for (const auto& pod : pods_) {
+      if (pod->failed()) return true;
+    }
+    return false;
+  }
+  // The filesystems are sound, the data is that which was written, and all can be removed.
+  void FinishPods() {
+    EXPECT_TRUE(EachPodGetsOn());
+    int rounds = 0;
+    for (const auto& pod : pods_) {
+      const absl::Status status = pod->Finish();
+      EXPECT_TRUE(status.ok()) << status;
+      rounds += pod->rounds();
+    }
+    for (const auto& pod : pods_) {
+      ASSERT_OK(pod->volume().Unpublish());
+      ASSERT_OK(pod->volume().Unstage());
+    }
+    ASSERT_OK(RunCommand({"e2fsck", "-fn", node_->pool_dir() + "/ext4.img"}));
+    ASSERT_OK(RunCommand({"xfs_repair", "-n", "-f", node_->pool_dir() + "/xfs.img"}));
+    for (const auto& pod : pods_) ASSERT_OK(pod->Remove());
+    std::cout << "pods wrote and compared their 4 MiB " << rounds << " times\n";
   }
 
-  // Gives the volume to a pod, whose fio is `load_` and has completed some writes.
-  void StartPodOn(PodVolume& raw) {
-    ASSERT_OK(raw.Create());
-    ASSERT_OK(raw.Stage());
-    ASSERT_OK(raw.Publish());
-    auto load = StartLoad(raw.target_path());
-    ASSERT_OK(load);
-    load_ = *std::move(load);
-    ASSERT_TRUE(LoadIsRunning());
-  }
-
-  std::unique_ptr<Process> load_;
+  std::vector<std::unique_ptr<BusyPod>> pods_;
 };
 
-TEST_F(Death, KillUnderLoadGivesErrorsAndARemovableDevice) {
-  PodVolume volume = Volume("raw", "", kVolumeBytes);
-  ASSERT_NO_FATAL_FAILURE(StartPodOn(volume));
-
-  node_->KillDaemon();
-  const auto code = load_->Wait(kErrorLimit);
-  ASSERT_OK(code);
-  EXPECT_NE(*code, 0) << "fio did not notice that the server died";
-
-  ASSERT_OK(node_->StartDaemon());
-  ASSERT_OK(volume.Unpublish());
-  ASSERT_OK(volume.Unstage());
-  ASSERT_OK(volume.Stage());
-  ASSERT_OK(volume.Publish());
-  ASSERT_OK(RunCommand({"dd", "if=" + volume.target_path(), "of=/dev/null", "bs=1M", "count=16"}));
-  ASSERT_OK(volume.Unpublish());
-  ASSERT_OK(volume.Unstage());
-  ASSERT_OK(volume.Delete());
+TEST_F(Death, KilledUnderLoadNoPodNotices) {
+  ASSERT_NO_FATAL_FAILURE(StartPods());
+  std::mt19937 random(static_cast<unsigned>(time(nullptr)));
+  int kills = 0;
+  for (; kills < Kills() && !AnyPodFailed(); ++kills) {
+    // While it serves, or while it still takes over.
+    std::this_thread::sleep_for(milliseconds(random() % kMostMsBetweenKills));
+    node_->KillDaemon();
+    ASSERT_OK(node_->StartDaemon());
+    if (kills % 100 == 99) std::cout << kills + 1 << " kills" << std::endl;
+  }
+  ASSERT_OK(node_->WaitUntilReady());
+  ASSERT_NO_FATAL_FAILURE(FinishPods());
+  std::cout << "ublkd was killed " << kills << " times\n";
 }
 
-TEST_F(Death, KillWithAMountedFilesystemCanBeCleanedUpAndStagedAgain) {
+TEST_F(Death, RestartedUnderLoadNoPodNotices) {
+  ASSERT_NO_FATAL_FAILURE(StartPods());
+  for (int i = 0; i < (Kills() + 3) / 4 && !AnyPodFailed(); ++i) {
+    ASSERT_OK(node_->WaitUntilReady());
+    ASSERT_OK(node_->StopDaemon());
+    ASSERT_OK(node_->StartDaemon());
+  }
+  ASSERT_OK(node_->WaitUntilReady());
+  ASSERT_NO_FATAL_FAILURE(FinishPods());
+}
+
+TEST_F(Death, AFilesystemGoesOnWhereItWas) {
   PodVolume volume = Volume("fs", "ext4", kVolumeBytes);
   ASSERT_OK(volume.Create());
   ASSERT_OK(volume.Stage());
@@ -85,23 +175,48 @@ TEST_F(Death, KillWithAMountedFilesystemCanBeCleanedUpAndStagedAgain) {
   ASSERT_OK(WriteFileAtomically(volume.target_path() + "/kept", "acknowledged"));
 
   node_->KillDaemon();
+  std::atomic<bool> written = false;
+  std::thread writer([&] {
+    const absl::Status status = WriteFileAtomically(volume.target_path() + "/late", "waited");
+    EXPECT_TRUE(status.ok()) << status;
+    written = true;
+  });
+  std::this_thread::sleep_for(milliseconds(500));
+  EXPECT_FALSE(written) << "nobody can have stored it";
   ASSERT_OK(node_->StartDaemon());
-  ASSERT_OK(volume.Unpublish());
-  ASSERT_OK(volume.Unstage());
+  writer.join();
+  ASSERT_OK(node_->WaitUntilReady());
+  // Kubelet asks again after a restart.
   ASSERT_OK(volume.Stage());
   ASSERT_OK(volume.Publish());
-  EXPECT_EQ(*ReadFile(volume.target_path() + "/kept"), "acknowledged")
-      << "a write that was acknowledged before the kill is lost";
+  EXPECT_EQ(*ReadFile(volume.target_path() + "/kept"), "acknowledged");
+  EXPECT_EQ(*ReadFile(volume.target_path() + "/late"), "waited");
   ASSERT_OK(volume.Unpublish());
   ASSERT_OK(volume.Unstage());
 }
 
-TEST_F(Death, TermUnderLoadEndsInTimeAndLeavesNothing) {
+TEST_F(Death, DevicesAreStoppedAtTheEndIfThatIsWanted) {
+  StartNode(0, {"--on-stop=stop", "--shutdown-grace-ms=500"});
   PodVolume volume = Volume("raw", "", kVolumeBytes);
-  ASSERT_NO_FATAL_FAILURE(StartPodOn(volume));
+  ASSERT_OK(volume.Create());
+  ASSERT_OK(volume.Stage());
+  ASSERT_OK(volume.Publish());
+  auto load =
+      Process::Start({"fio", "--name=load", "--filename=" + volume.target_path(), "--size=64m",
+                      "--bs=4k", "--rw=randrw", "--direct=1", "--ioengine=io_uring", "--iodepth=32",
+                      "--time_based", "--runtime=600"},
+                     std::string(kRoot) + "/log/fio.log");
+  ASSERT_OK(load);
   ASSERT_OK(node_->StopDaemon());
-  ASSERT_OK(load_->Wait(kErrorLimit));
+  // Its user has an error, and nothing more to wait for.
+  ASSERT_OK((*load)->Wait(kErrorLimit));
   ASSERT_OK(node_->StartDaemon());
+  ASSERT_OK(node_->WaitUntilReady());
+  ASSERT_OK(volume.Unpublish());
+  ASSERT_OK(volume.Unstage());
+  ASSERT_OK(volume.Stage());
+  ASSERT_OK(volume.Publish());
+  ASSERT_OK(RunCommand({"dd", "if=" + volume.target_path(), "of=/dev/null", "bs=1M", "count=16"}));
   ASSERT_OK(volume.Unpublish());
   ASSERT_OK(volume.Unstage());
 }
@@ -111,10 +226,8 @@ TEST_F(Death, RestartOfTheControlPlaneDisturbsNoIo) {
   ASSERT_OK(volume.Create());
   ASSERT_OK(volume.Stage());
   ASSERT_OK(volume.Publish());
-  auto check = Process::Start(
-      {"fio", "--name=check", "--filename=" + volume.target_path() + "/f", "--size=16m", "--bs=4k",
-       "--rw=randwrite", "--direct=1", "--ioengine=io_uring", "--iodepth=16", "--verify=crc32c"},
-      std::string(kRoot) + "/log/fio.log");
+  auto check =
+      Process::Start(Fio(volume.target_path() + "/data"), std::string(kRoot) + "/log/fio.log");
   ASSERT_OK(check);
   node_->csi().Signal(SIGKILL);
   ASSERT_OK(node_->csi().Wait(kErrorLimit));

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "daemon/base/file.h"
 #include "tests/support/leaks.h"
@@ -36,14 +37,16 @@ class NodeTest : public testing::Test {
 
   void SetUp() override { StartNode(0); }
 
-  void StartNode(uint32_t queues) {
+  void StartNode(uint32_t queues, const std::vector<std::string>& daemon_flags = {}) {
     if (node_ == nullptr) {
       ASSERT_OK(LoadDriver());
       before_ = TakeStock({});
     }
     node_.reset();
-    auto started =
-        Node::Start({.program_dir = "/opt/ublkd/bin", .root_dir = kRoot, .queues = queues});
+    auto started = Node::Start({.program_dir = "/opt/ublkd/bin",
+                                .root_dir = kRoot,
+                                .queues = queues,
+                                .daemon_flags = daemon_flags});
     ASSERT_OK(started);
     node_ = std::move(*started);
   }

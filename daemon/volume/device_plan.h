@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+
+#include "daemon/volume/device_manager.h"
+
+namespace ublkd::volume {
+
+/// A device that is to be served: its data, and who is kept away from that meanwhile.
+struct DeviceManager::Plan {
+  DeviceSpec spec;
+  /// As Entry::key.
+  std::string key;
+  /// Of the file that holds the data; empty for null.
+  std::string path;
+  InFlight::Lease lease;
+};
+
+}  // namespace ublkd::volume

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a server that was killed, or left, has given up: its users wait until it is taken over. A
+// disk that does not outlive its server is taken away.
+#include <signal.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "absl/strings/str_cat.h"
+#include "daemon/base/log.h"
+#include "daemon/base/status.h"
+#include "daemon/volume/device_manager.h"
+#include "daemon/volume/device_plan.h"
+#include "daemon/volume/parallel.h"
+
+namespace ublkd::volume {
+namespace {
+
+bool IsAlive(pid_t pid) { return kill(pid, 0) == 0 || errno == EPERM; }
+
+}  // namespace
+
+absl::Status DeviceManager::LookForLeftovers() {
+  UBLKD_ASSIGN_OR_RETURN(const auto records, records_.Load());
+  std::vector<DeviceRecord> leftovers;
+  for (const auto& [id, record] : records) {
+    const std::lock_guard lock(mutex_);
+    if (!record.ok()) {
+      LogError("device record cannot be read and is left alone",
+               {{"path", records_.PathOf(id)}, {"reason", std::string(record.status().message())}});
+      blocked_ids_.insert(id);
+    } else if (devices_.count(id) == 0) {
+      leftovers.push_back(*record);
+    }
+  }
+  ForEachInParallel(leftovers, [this](const DeviceRecord& record) { LookAtLeftover(record); });
+  return absl::OkStatus();
+}
+
+void DeviceManager::ForgetLeftover(const DeviceRecord& record, LogLevel level,
+                                   absl::string_view why) {
+  const absl::Status removed = records_.Remove(*record.spec.id);
+  Log(level, why,
+      {{"device", *record.spec.id},
+       {"target", DescribeTarget(record.spec)},
+       {"server_pid", record.server_pid},
+       {"record", removed.ok() ? std::string("removed") : std::string(removed.message())}});
+}
+
+void DeviceManager::LookAtLeftover(const DeviceRecord& record) {
+  const uint32_t id = *record.spec.id;
+  if (record.boot_id != options_.boot_id) {
+    return ForgetLeftover(record, LogLevel::kInfo, "device of an earlier boot is forgotten");
+  }
+  const absl::StatusOr<std::optional<KernelDevice>> known = factory_.Find(id);
+  if (!known.ok()) {
+    return LogError("leftover device cannot be looked at",
+                    {{"device", id}, {"reason", std::string(known.status().message())}});
+  }
+  if (!known->has_value()) {
+    return ForgetLeftover(record, LogLevel::kInfo, "device that is gone is forgotten");
+  }
+  // Nobody else holds the lock of the records, so the process that wrote this one is dead, even if
+  // its number was given to another meanwhile (in a new container it is often our own).
+  const pid_t server = (*known)->server_pid;
+  const bool of_the_dead = server <= 0 || server == record.server_pid || server == getpid();
+  if (!of_the_dead && IsAlive(server)) {
+    return ForgetLeftover(record, LogLevel::kWarning,
+                          "id of a lost device is used by another server: left alone");
+  }
+  if ((*known)->recoverable) {
+    Adopt(record, **known);
+    Recover(id);
+  } else {
+    RemoveLeftover(record);
+  }
+}
+
+void DeviceManager::RemoveLeftover(const DeviceRecord& record) {
+  const uint32_t id = *record.spec.id;
+  LogWarning(
+      "server of a device was killed: the device is removed",
+      {{"device", id}, {"target", DescribeTarget(record.spec)}, {"server_pid", record.server_pid}});
+  if (const absl::Status removed = factory_.Remove(id, ublk::StopMode::kForce); !removed.ok()) {
+    // The record stays, so that the next start tries again.
+    return LogError("leftover device cannot be removed",
+                    {{"device", id}, {"reason", std::string(removed.message())}});
+  }
+  ForgetLeftover(record, LogLevel::kInfo, "leftover device is removed");
+}
+
+// Shows a device that waits for a server.
+void DeviceManager::Adopt(const DeviceRecord& record, const KernelDevice& known) {
+  Entry entry;
+  entry.phase = Phase::kWaiting;
+  // As Plan has it: any number of devices may serve null.
+  if (!std::holds_alternative<NullSpec>(record.spec.target))
+    entry.key = DescribeTarget(record.spec);
+  entry.record = record;
+  entry.view.id = *record.spec.id;
+  entry.view.path = BlockPath(entry.view.id);
+  entry.view.major = ::major(known.disk);
+  entry.view.minor = ::minor(known.disk);
+  entry.view.state = DeviceState::kQuiesced;
+  entry.view.spec = record.spec;
+  entry.view.size_bytes = known.size_bytes;
+  entry.view.features = ublk::Features(record.flags).Names();
+  entry.view.created_at = record.created_at;
+  const std::lock_guard lock(mutex_);
+  devices_[entry.view.id] = std::move(entry);
+}
+
+// False when some still wait.
+bool DeviceManager::RecoverWaiting() {
+  const auto waiting = [this] {
+    const std::lock_guard lock(mutex_);
+    std::vector<uint32_t> ids;
+    for (const auto& [id, entry] : devices_) {
+      if (entry.phase == Phase::kWaiting) ids.push_back(id);
+    }
+    return ids;
+  };
+  std::vector<uint32_t> ids = waiting();
+  ForEachInParallel(ids, [this](uint32_t id) { Recover(id); });
+  return waiting().empty();
+}
+
+void DeviceManager::Recover(uint32_t id) {
+  DeviceRecord record;
+  std::string said;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = devices_.find(id);
+    if (found == devices_.end() || found->second.phase != Phase::kWaiting || stopping_) return;
+    found->second.phase = Phase::kRecovering;
+    found->second.view.state = DeviceState::kRecovering;
+    record = found->second.record;
+    said = found->second.view.reason;
+  }
+  const absl::Status taken = TakeOver(record);
+  if (taken.ok()) return;
+  const std::string reason(taken.message());
+  if (reason != said) {
+    LogError("device cannot be taken over: its users wait, and it is tried again",
+             {{"device", id}, {"target", DescribeTarget(record.spec)}, {"reason", reason}});
+  }
+  const std::lock_guard lock(mutex_);
+  ++recoveries_.failed;
+  Entry& entry = devices_[id];
+  entry.phase = Phase::kWaiting;
+  entry.view.state = DeviceState::kQuiesced;
+  entry.view.reason = reason;
+}
+
+absl::Status DeviceManager::TakeOver(DeviceRecord record) {
+  const absl::Time begin = absl::Now();
+  Plan plan;
+  plan.spec = record.spec;
+  UBLKD_RETURN_IF_ERROR(FindData(plan));
+  UBLKD_ASSIGN_OR_RETURN(std::unique_ptr<ublk::DeviceTarget> target,
+                         MakeTarget(plan, ublk::Device::kRecoverWait));
+  ublk::DeviceOptions options;
+  options.id = record.spec.id;
+  options.on_unexpected_end = [this] { WakeHousekeeper(); };
+  UBLKD_ASSIGN_OR_RETURN(const std::shared_ptr<ServedDevice> device,
+                         factory_.Recover(options, std::move(target)));
+  FillInEffective(record, *device);
+  record.server_pid = getpid();
+  ++record.generation;
+  // What is on disk still says enough to take it over again.
+  if (const absl::Status written = records_.Write(record); !written.ok()) {
+    LogError("record of a device cannot be written",
+             {{"device", *record.spec.id}, {"reason", std::string(written.message())}});
+  }
+  Publish(record, device);
+  const absl::Duration took = absl::Now() - begin;
+  CountRecovery(took);
+  LogInfo("device is taken over", {{"device", *record.spec.id},
+                                   {"target", DescribeTarget(record.spec)},
+                                   {"generation", record.generation},
+                                   {"took_ms", absl::ToInt64Milliseconds(took)}});
+  return absl::OkStatus();
+}
+
+void DeviceManager::CountRecovery(absl::Duration took) {
+  const double seconds = absl::ToDoubleSeconds(took);
+  const std::lock_guard lock(mutex_);
+  ++recoveries_.taken_over;
+  recoveries_.seconds += seconds;
+  for (size_t i = 0; i < recoveries_.buckets.size(); ++i) {
+    if (seconds > RecoveryStats::kBoundsSeconds[i]) continue;
+    ++recoveries_.buckets[i];
+    break;
+  }
+}
+
+RecoveryStats DeviceManager::Recoveries() const {
+  const std::lock_guard lock(mutex_);
+  return recoveries_;
+}
+
+}  // namespace ublkd::volume

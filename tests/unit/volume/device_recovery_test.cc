@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Disks that outlive their server: left at its end, taken over by the next one.
+#include <gtest/gtest.h>
+
+#include "tests/unit/volume/device_fixture.h"
+
+namespace ublkd::volume {
+namespace {
+
+using absl::StatusCode;
+using ::testing::IsEmpty;
+using ::testing::Pair;
+using ::testing::UnorderedElementsAre;
+
+constexpr pid_t kDeadServer = 99999999;
+
+class DeviceRecoveryTest : public DeviceFixture {
+ protected:
+  DeviceRecoveryTest() { factory_.OutliveServers(); }
+
+  /// As a server has it that was killed while it served a volume.
+  void LeaveDevice(uint32_t id, const std::string& volume_id, pid_t server_in_kernel) {
+    DeviceRecord record;
+    record.spec = VolumeDevice(volume_id);
+    record.spec.id = id;
+    record.boot_id = kThisBoot;
+    record.server_pid = kDeadServer;
+    dir_.Write("devices/" + std::to_string(id) + ".json", EncodeDeviceRecord(record));
+    factory_.AddLeft(id, server_in_kernel);
+  }
+  DeviceRecord RecordOf(uint32_t id) const {
+    return *DecodeDeviceRecord(dir_.Read("devices/" + std::to_string(id) + ".json"));
+  }
+  bool IsLive(uint32_t id) {
+    const auto device = devices_->Get(id);
+    return device.ok() && device->state == DeviceState::kLive;
+  }
+};
+
+TEST_F(DeviceRecoveryTest, WhatIsLeftAtTheEndIsTakenOverAtTheStart) {
+  MakeVolume("a");
+  Start();
+  const auto made = devices_->Create(VolumeDevice("p/a"));
+  ASSERT_THAT(made, IsOk());
+  factory_.SetInUse(made->id, true);
+  for (uint64_t generation = 2; generation < 5; ++generation) {
+    devices_->Shutdown(std::chrono::milliseconds(0));
+    EXPECT_THAT(factory_.kernel(), UnorderedElementsAre(Pair(made->id, -1)));
+    EXPECT_THAT(factory_.forced(), IsEmpty());
+    Start();
+    ASSERT_TRUE(IsLive(made->id));
+    EXPECT_EQ(RecordOf(made->id).generation, generation);
+    EXPECT_EQ(RecordOf(made->id).server_pid, getpid());
+    const auto again = devices_->Create(VolumeDevice("p/a"));
+    ASSERT_THAT(again, IsOk()) << "the caller that did not get its answer asks again";
+    EXPECT_EQ(again->id, made->id);
+    EXPECT_EQ(again->created_at, made->created_at);
+    EXPECT_EQ(devices_->Recoveries().taken_over, 1u);
+    EXPECT_EQ(devices_->Recoveries().failed, 0u);
+  }
+  EXPECT_THAT(factory_.removed(), IsEmpty());
+}
+
+TEST_F(DeviceRecoveryTest, DevicesOfAKilledServerAreTakenOver) {
+  constexpr int kDevices = 100;
+  for (int i = 0; i < kDevices; ++i) {
+    const std::string name = "v" + std::to_string(i);
+    MakeVolume(name);
+    LeaveDevice(static_cast<uint32_t>(i), "p/" + name, i % 2 == 0 ? kDeadServer : -1);
+  }
+  Start();
+  for (uint32_t id = 0; id < kDevices; ++id) EXPECT_TRUE(IsLive(id)) << id;
+  EXPECT_EQ(devices_->Recoveries().taken_over, uint64_t{kDevices});
+  EXPECT_THAT(factory_.removed(), IsEmpty());
+}
+
+TEST_F(DeviceRecoveryTest, WhatCannotBeTakenOverWaitsAndIsTriedAgain) {
+  MakeVolume("a");
+  LeaveDevice(3, "p/a", -1);
+  factory_.FailRecovery(absl::InternalError("the data is somewhere else"));
+  Start();
+  const auto waiting = devices_->Get(3);
+  ASSERT_THAT(waiting, IsOk());
+  EXPECT_NE(waiting->state, DeviceState::kLive);
+  EXPECT_EQ(waiting->reason, "the data is somewhere else");
+  EXPECT_EQ(waiting->size_bytes, FakeDevices::kLeftBytes);
+  EXPECT_EQ(waiting->major, 0xf0u);
+  EXPECT_EQ(waiting->minor, 3u);
+  EXPECT_EQ(devices_->Snapshot().size(), 1u);
+  EXPECT_THAT(volumes_->Delete("p/a"), Refused(StatusCode::kFailedPrecondition, "3"))
+      << "its users wait for the data";
+  EXPECT_TRUE(Eventually([&] {
+    return absl::IsUnavailable(devices_->Create(VolumeDevice("p/a")).status());
+  })) << "it must not be served twice";
+  EXPECT_TRUE(Eventually([&] { return devices_->Recoveries().failed > 2; }));
+  EXPECT_EQ(Records().size(), 1u);
+
+  factory_.FailRecovery(absl::OkStatus());
+  EXPECT_TRUE(Eventually([&] { return IsLive(3); }));
+  EXPECT_EQ(devices_->Get(3)->reason, "");
+}
+
+TEST_F(DeviceRecoveryTest, WhatWaitsIsDetachedUnlessItIsInUse) {
+  MakeVolume("a");
+  LeaveDevice(3, "p/a", -1);
+  factory_.FailRecovery(absl::InternalError("the data is somewhere else"));
+  factory_.SetInUse(3, true);
+  Start();
+  absl::Status deleted;
+  const auto has_its_turn = [&] {
+    deleted = devices_->Delete(3);
+    return !absl::IsAborted(deleted);
+  };
+  ASSERT_TRUE(Eventually(has_its_turn));
+  EXPECT_THAT(deleted, Refused(StatusCode::kFailedPrecondition, "in use"));
+  EXPECT_EQ(factory_.kernel().size(), 1u);
+  factory_.SetInUse(3, false);
+  ASSERT_TRUE(Eventually(has_its_turn));
+  EXPECT_THAT(deleted, IsOk());
+  EXPECT_THAT(factory_.kernel(), IsEmpty());
+  EXPECT_THAT(Records(), IsEmpty());
+  EXPECT_THAT(volumes_->Delete("p/a"), IsOk());
+}
+
+TEST_F(DeviceRecoveryTest, ADeviceWhoseVolumeIsGoneWaits) {
+  LeaveDevice(3, "p/a", -1);
+  Start();
+  ASSERT_THAT(devices_->Get(3), IsOk());
+  EXPECT_THAT(devices_->Get(3)->reason, ::testing::HasSubstr("p/a"));
+  MakeVolume("a");
+  EXPECT_TRUE(Eventually([&] { return IsLive(3); }));
+}
+
+TEST_F(DeviceRecoveryTest, ADeviceThatSomebodyQuiescedIsTakenOver) {
+  MakeVolume("a");
+  Start();
+  const auto made = devices_->Create(VolumeDevice("p/a"));
+  ASSERT_THAT(made, IsOk());
+  factory_.QuiesceFromOutside(made->id);
+  EXPECT_TRUE(Eventually([&] { return devices_->Recoveries().taken_over == 1; }));
+  EXPECT_TRUE(IsLive(made->id));
+  EXPECT_EQ(RecordOf(made->id).generation, 2u);
+}
+
+TEST_F(DeviceRecoveryTest, DevicesAreStoppedAtTheEndIfThatIsWanted) {
+  leave_devices_ = false;
+  Start();
+  ASSERT_THAT(devices_->Create(NullDevice()), IsOk());
+  devices_->Shutdown(std::chrono::milliseconds(0));
+  EXPECT_THAT(factory_.kernel(), IsEmpty());
+  EXPECT_THAT(Records(), IsEmpty());
+}
+
+}  // namespace
+}  // namespace ublkd::volume
