@@ -16,6 +16,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "daemon/base/failpoint.h"
 #include "daemon/base/file.h"
 #include "daemon/base/log.h"
 #include "daemon/base/status.h"
@@ -187,9 +188,13 @@ Device::~Device() {
 
 absl::Status Device::Start() {
   UBLKD_RETURN_IF_ERROR(Add());
+  FailPoint("create.added");
   UBLKD_RETURN_IF_ERROR(control_.SetParameters(info_.id, geometry_, options_.max_io_bytes));
+  FailPoint("create.described");
   UBLKD_RETURN_IF_ERROR(StartThreads());
+  FailPoint("create.fetched");
   UBLKD_RETURN_IF_ERROR(control_.StartDevice(info_.id, getpid()));
+  FailPoint("create.started");
   return BeginService();
 }
 
@@ -278,8 +283,11 @@ absl::Status Device::AwaitAbandoned() {
 
 absl::Status Device::TakeOver() {
   UBLKD_RETURN_IF_ERROR(AwaitAbandoned());
+  FailPoint("recover.announced");
   UBLKD_RETURN_IF_ERROR(StartThreads());
+  FailPoint("recover.fetched");
   UBLKD_RETURN_IF_ERROR(control_.EndRecovery(info_.id, getpid()));
+  FailPoint("recover.served");
   UBLKD_RETURN_IF_ERROR(BeginService());
   added_ = true;
   return absl::OkStatus();
@@ -325,6 +333,7 @@ absl::Status Device::Stop(StopMode mode) {
   const absl::MutexLock lock(&stop_mutex_);
   if (!added_) return absl::OkStatus();
   UBLKD_RETURN_IF_ERROR(StopDisk(mode));
+  FailPoint("delete.stopped");
   return Remove();
 }
 

@@ -4,6 +4,7 @@
 // ended by themselves, and leaves or stops all of them at the end.
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "daemon/base/failpoint.h"
 #include "daemon/base/log.h"
 #include "daemon/base/status.h"
 #include "daemon/volume/device_manager.h"
@@ -177,6 +178,7 @@ void DeviceManager::Shutdown(std::chrono::milliseconds grace) {
     absl::Status ended = absl::FailedPreconditionError("");
     if (options_.leave_devices) ended = device->Leave();
     if (ended.ok()) {
+      FailPoint("leave.left");
       LogInfo("device is left to the next server",
               {{"device", view.id}, {"target", DescribeTarget(view.spec)}});
       return;

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "daemon/base/failpoint.h"
 #include "daemon/base/log.h"
 #include "daemon/base/status.h"
 #include "daemon/target/file.h"
@@ -234,6 +235,7 @@ absl::StatusOr<DeviceView> DeviceManager::Attach(const Plan& plan, uint32_t id,
   record.created_at = absl::Now();
   // Before the driver hears of the device: a kill from here on leaves nothing unknown.
   UBLKD_RETURN_IF_ERROR(records_.Write(record));
+  FailPoint("create.recorded");
 
   ublk::DeviceOptions options;
   options.id = id;
@@ -245,7 +247,9 @@ absl::StatusOr<DeviceView> DeviceManager::Attach(const Plan& plan, uint32_t id,
   UBLKD_ASSIGN_OR_RETURN(std::shared_ptr<ServedDevice> device,
                          factory_.Create(options, std::move(target)));
   FillInEffective(record, *device);
+  FailPoint("create.live");
   UBLKD_RETURN_IF_ERROR(records_.Write(record));
+  FailPoint("create.done");
   return Publish(record, device);
 }
 
@@ -332,9 +336,12 @@ absl::Status DeviceManager::Delete(uint32_t id) {
     }
     found->second.phase = Phase::kDeleting;
   }
+  FailPoint("delete.begun");
   const absl::Status stopped = StopOrRemove(entry);
   if (stopped.ok()) {
+    FailPoint("delete.removed");
     GiveIdBack(id);
+    FailPoint("delete.done");
     return absl::OkStatus();
   }
   {

@@ -9,6 +9,7 @@
 #include <cerrno>
 
 #include "absl/strings/str_cat.h"
+#include "daemon/base/failpoint.h"
 #include "daemon/base/log.h"
 #include "daemon/base/status.h"
 #include "daemon/volume/device_manager.h"
@@ -167,6 +168,7 @@ absl::Status DeviceManager::TakeOver(DeviceRecord record) {
   UBLKD_ASSIGN_OR_RETURN(const std::shared_ptr<ServedDevice> device,
                          factory_.Recover(options, std::move(target)));
   FillInEffective(record, *device);
+  FailPoint("recover.live");
   record.server_pid = getpid();
   ++record.generation;
   // What is on disk still says enough to take it over again.
@@ -174,6 +176,7 @@ absl::Status DeviceManager::TakeOver(DeviceRecord record) {
     LogError("record of a device cannot be written",
              {{"device", *record.spec.id}, {"reason", std::string(written.message())}});
   }
+  FailPoint("recover.done");
   Publish(record, device);
   const absl::Duration took = absl::Now() - begin;
   CountRecovery(took);

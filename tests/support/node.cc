@@ -96,10 +96,13 @@ absl::Status Node::MakeFolders() const {
 
 absl::Status Node::StartDaemon() {
   if (daemon_ != nullptr && daemon_->Running()) return absl::OkStatus();
-  std::vector<std::string> command = {
-      options_.program_dir + "/ublkd", "--socket=" + daemon_socket(),
-      "--state-dir=" + options_.root_dir + "/state/ublkd", "--pool=local=" + pool_dir(),
-      "--metrics-address=" + metrics_address_};
+  std::vector<std::string> command = {"env",
+                                      "UBLKD_FAILPOINT=" + fail_point_,
+                                      options_.program_dir + "/ublkd",
+                                      "--socket=" + daemon_socket(),
+                                      "--state-dir=" + options_.root_dir + "/state/ublkd",
+                                      "--pool=local=" + pool_dir(),
+                                      "--metrics-address=" + metrics_address_};
   if (options_.queues > 0) command.push_back(absl::StrCat("--default-queues=", options_.queues));
   command.insert(command.end(), options_.daemon_flags.begin(), options_.daemon_flags.end());
   UBLKD_ASSIGN_OR_RETURN(daemon_, Process::Start(command, daemon_log()));

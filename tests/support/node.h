@@ -39,6 +39,8 @@ class Node {
   /// Starts the programs that do not run, and waits until they answer. ublkd may answer UNAVAILABLE
   /// for a while; see WaitUntilReady.
   absl::Status StartDaemon();
+  /// The next ublkd kills itself when it comes to this step; empty for none.
+  void SetFailPoint(std::string name) { fail_point_ = std::move(name); }
   absl::Status StartCsi();
   /// Until ublkd has looked at what the one before it left.
   absl::Status WaitUntilReady() const;
@@ -71,6 +73,7 @@ class Node {
 
   NodeOptions options_;
   std::string metrics_address_;
+  std::string fail_point_;
   std::unique_ptr<Process> daemon_;
   std::unique_ptr<Process> csi_;
   std::unique_ptr<ublkd::v1::VolumeService::Stub> volumes_;
