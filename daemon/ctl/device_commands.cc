@@ -30,6 +30,7 @@ constexpr char kCreateExamples[] =
 
 constexpr char kListExamples[] =
     R"(  ublkctl device list
+  ublkctl device list --all
   ublkctl device list -o json | jq -r '.[] | select(.state != "STATE_LIVE") | .path')";
 
 constexpr char kShowExamples[] =
@@ -136,17 +137,19 @@ void AddCreate(CommandTree& tree, CLI::App* group) {
 }
 
 void AddList(CommandTree& tree, CLI::App* group) {
-  tree.AddCommand(group, "list", "List all devices in the order of their ids.", kListExamples,
-                  [](Session& session) {
-                    const auto devices = ListDevices(session.client());
-                    if (!devices.ok()) return Report(devices.status());
-                    if (session.wants_json()) {
-                      session.Print(ToJsonArray(*devices));
-                    } else {
-                      session.Print(DeviceTable(*devices));
-                    }
-                    return ExitCode::kDone;
-                  });
+  const auto all = std::make_shared<bool>(false);
+  CLI::App* command = tree.AddCommand(group, "list", "List the devices in the order of their ids.",
+                                      kListExamples, [all](Session& session) {
+                                        const auto devices = ListDevices(session.client(), *all);
+                                        if (!devices.ok()) return Report(devices.status());
+                                        if (session.wants_json()) {
+                                          session.Print(ToJsonArray(*devices));
+                                        } else {
+                                          session.Print(DeviceTable(*devices));
+                                        }
+                                        return ExitCode::kDone;
+                                      });
+  command->add_flag("--all", *all, "Also those that others made, which ublkd leaves alone");
 }
 
 absl::StatusOr<v1::Device> GetDevice(Session& session, uint32_t id) {

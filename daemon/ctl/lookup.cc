@@ -32,10 +32,11 @@ absl::StatusOr<uint32_t> ParseDeviceId(const std::string& text) {
   return id;
 }
 
-absl::StatusOr<std::vector<v1::Device>> ListDevices(Client& client) {
-  UBLKD_ASSIGN_OR_RETURN(
-      const v1::ListDevicesResponse answer,
-      client.Call(&v1::DeviceService::Stub::ListDevices, v1::ListDevicesRequest()));
+absl::StatusOr<std::vector<v1::Device>> ListDevices(Client& client, bool all) {
+  v1::ListDevicesRequest request;
+  request.set_all(all);
+  UBLKD_ASSIGN_OR_RETURN(const v1::ListDevicesResponse answer,
+                         client.Call(&v1::DeviceService::Stub::ListDevices, request));
   return std::vector<v1::Device>(answer.devices().begin(), answer.devices().end());
 }
 

@@ -106,7 +106,25 @@ std::string Labels(const v1::Volume& volume) {
   return OrNothing(absl::StrJoin(sorted, ", ", absl::PairFormatter("=")));
 }
 
-std::string Access(const v1::DeviceSpec& spec) { return spec.read_only() ? "ro" : "rw"; }
+std::string Access(const v1::Device& device) {
+  if (device.foreign()) return kNothing;
+  return device.spec().read_only() ? "ro" : "rw";
+}
+
+std::string NumberOrNothing(uint32_t number) {
+  return number == 0 ? std::string(kNothing) : absl::StrCat(number);
+}
+
+// Who serves a device, in words.
+std::string Server(const v1::Device& device) {
+  if (device.server_pid() == 0) return "nobody";
+  return absl::StrCat("process ", device.server_pid());
+}
+
+std::string TargetOrServer(const v1::Device& device) {
+  if (!device.foreign()) return DescribeTarget(device.spec());
+  return absl::StrCat("not ours, served by ", Server(device));
+}
 
 }  // namespace
 
@@ -145,9 +163,9 @@ Table DeviceTable(const std::vector<v1::Device>& devices) {
   for (const v1::Device& device : devices) {
     const v1::DeviceSpec& spec = device.spec();
     table.AddRow({absl::StrCat(device.id()), device.path(), State(device.state()),
-                  FormatBytes(device.size_bytes()), Access(spec), absl::StrCat(spec.queues()),
-                  absl::StrCat(spec.depth()), OrNothing(device.buffer_mode()),
-                  DescribeTarget(spec)});
+                  FormatBytes(device.size_bytes()), Access(device), NumberOrNothing(spec.queues()),
+                  NumberOrNothing(spec.depth()), OrNothing(device.buffer_mode()),
+                  TargetOrServer(device)});
   }
   return table;
 }
@@ -160,6 +178,7 @@ Details DeviceDetails(const v1::Device& device) {
   details.Add("number", absl::StrCat(device.major(), ":", device.minor()));
   details.Add("state", State(device.state()));
   if (!device.reason().empty()) details.Add("reason", device.reason());
+  details.Add("server", Server(device));
   details.Add("target", DescribeTarget(spec));
   details.Add("size", SizeInFull(device.size_bytes()));
   details.Add("block size", FormatBytes(spec.logical_block_bytes()));

@@ -200,9 +200,12 @@ v1::Device FromDevice(const volume::DeviceView& view) {
   message.set_major(view.major);
   message.set_minor(view.minor);
   message.set_reason(view.reason);
+  message.set_foreign(view.foreign);
+  message.set_server_pid(view.server_pid);
   message.set_state(FromDeviceState(view.state));
-  *message.mutable_spec() = FromSpec(view.spec);
   message.set_size_bytes(view.size_bytes);
+  if (view.foreign) return message;
+  *message.mutable_spec() = FromSpec(view.spec);
   message.set_buffer_mode(view.buffer_mode);
   for (const std::string& feature : view.features) message.add_features(feature);
   *message.mutable_created_at() = FromTime(view.created_at);

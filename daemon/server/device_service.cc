@@ -47,10 +47,10 @@ grpc::Status DeviceService::GetDevice(grpc::ServerContext* /*context*/,
 }
 
 grpc::Status DeviceService::ListDevices(grpc::ServerContext* /*context*/,
-                                        const v1::ListDevicesRequest* /*request*/,
+                                        const v1::ListDevicesRequest* request,
                                         v1::ListDevicesResponse* response) {
   const CallLog log(CallLog::Kind::kReads, "ListDevices");
-  const absl::StatusOr<std::vector<volume::DeviceView>> views = devices_.List();
+  const absl::StatusOr<std::vector<volume::DeviceView>> views = devices_.List(request->all());
   if (!views.ok()) return log.End(views.status());
   for (const volume::DeviceView& view : *views) *response->add_devices() = FromDevice(view);
   return log.End(absl::OkStatus());

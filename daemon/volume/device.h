@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -60,6 +62,10 @@ struct DeviceView {
   std::string buffer_mode;
   std::vector<std::string> features;
   absl::Time created_at;
+  /// Others made it: no spec, buffer mode, features and time of creation are known.
+  bool foreign = false;
+  /// 0 when nobody serves it, or the process cannot be seen from here.
+  pid_t server_pid = 0;
 };
 
 /// The limits a request is held against.

@@ -14,6 +14,7 @@
 #include "daemon/ublk/device.h"
 #include "daemon/ublk/device_target.h"
 #include "daemon/ublk/stats.h"
+#include "daemon/volume/device.h"
 
 /// The seam between the devices' bookkeeping and the engine.
 namespace ublkd::volume {
@@ -29,8 +30,10 @@ struct DriverInfo {
 struct KernelDevice {
   /// -1 when nobody serves it.
   pid_t server_pid = -1;
-  /// It has a disk that outlives its server. What follows is known of such a disk only.
+  /// It has a disk that outlives its server.
   bool recoverable = false;
+  DeviceState state = DeviceState::kFailed;
+  /// What follows is 0 without a disk.
   uint64_t size_bytes = 0;
   dev_t disk = 0;
 };
@@ -65,6 +68,8 @@ class DeviceFactory {
   /// False when the driver is certainly not there; quick, and never waits.
   virtual bool Present() const = 0;
   virtual absl::StatusOr<DriverInfo> Driver() = 0;
+  /// Of all devices that the kernel has, whoever made them.
+  virtual absl::StatusOr<std::vector<uint32_t>> Ids() = 0;
   /// nullopt when the kernel has no device of that id.
   virtual absl::StatusOr<std::optional<KernelDevice>> Find(uint32_t id) = 0;
   /// Removes a device that nobody serves from the kernel. FAILED_PRECONDITION it is in use, when

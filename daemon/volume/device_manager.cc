@@ -48,7 +48,9 @@ DriverInfo DeviceManager::Driver() const {
 
 DeviceView DeviceManager::ViewOf(const Entry& entry) {
   DeviceView view = entry.view;
-  if (entry.device != nullptr && !entry.device->live()) view.state = DeviceState::kFailed;
+  if (entry.device == nullptr) return view;
+  view.server_pid = getpid();
+  if (!entry.device->live()) view.state = DeviceState::kFailed;
   return view;
 }
 
@@ -363,14 +365,28 @@ absl::StatusOr<DeviceView> DeviceManager::Get(uint32_t id) {
   return ViewOf(found->second);
 }
 
-absl::StatusOr<std::vector<DeviceView>> DeviceManager::List() {
+absl::StatusOr<std::vector<DeviceView>> DeviceManager::List(bool all) {
   UBLKD_RETURN_IF_ERROR(Readiness());
-  const std::lock_guard lock(mutex_);
-  std::vector<DeviceView> views;
-  for (const auto& [id, entry] : devices_) {
-    if (entry.exists()) views.push_back(ViewOf(entry));
+  std::vector<uint32_t> ids;
+  if (all) {
+    UBLKD_ASSIGN_OR_RETURN(ids, factory_.Ids());
   }
-  return views;
+  std::map<uint32_t, DeviceView> views;
+  std::set<uint32_t> ours;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [id, entry] : devices_) {
+      ours.insert(id);
+      if (entry.exists()) views[id] = ViewOf(entry);
+    }
+  }
+  for (const uint32_t id : ids) {
+    if (ours.count(id) != 0) continue;
+    if (std::optional<DeviceView> view = ViewOfForeign(id)) views[id] = *std::move(view);
+  }
+  std::vector<DeviceView> in_order;
+  for (auto& [id, view] : views) in_order.push_back(std::move(view));
+  return in_order;
 }
 
 std::optional<uint32_t> DeviceManager::AttachedTo(const std::string& volume_id) const {

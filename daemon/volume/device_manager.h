@@ -91,7 +91,8 @@ class DeviceManager {
   /// in use, or that another server made, FAILED_PRECONDITION.
   absl::Status Delete(uint32_t id);
   absl::StatusOr<DeviceView> Get(uint32_t id);
-  absl::StatusOr<std::vector<DeviceView>> List();
+  /// In the order of their ids; with `all` also those that others made.
+  absl::StatusOr<std::vector<DeviceView>> List(bool all = false);
 
   /// The device that serves the volume. Never waits.
   std::optional<uint32_t> AttachedTo(const std::string& volume_id) const;
@@ -122,6 +123,7 @@ class DeviceManager {
 
   /// Of an entry that exists.
   static DeviceView ViewOf(const Entry& entry);
+  std::optional<DeviceView> ViewOfForeign(uint32_t id);
 
   // Creation.
   struct Plan;

@@ -6,6 +6,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "absl/strings/str_cat.h"
@@ -20,6 +21,19 @@ namespace ublkd::volume {
 namespace {
 
 bool IsAlive(pid_t pid) { return kill(pid, 0) == 0 || errno == EPERM; }
+
+// What the kernel knows of a device.
+DeviceView ViewOfKernel(uint32_t id, const KernelDevice& known) {
+  DeviceView view;
+  view.id = id;
+  view.path = BlockPath(id);
+  view.major = ::major(known.disk);
+  view.minor = ::minor(known.disk);
+  view.state = known.state;
+  view.size_bytes = known.size_bytes;
+  view.server_pid = std::max(known.server_pid, 0);
+  return view;
+}
 
 }  // namespace
 
@@ -100,17 +114,22 @@ void DeviceManager::Adopt(const DeviceRecord& record, const KernelDevice& known)
   if (!std::holds_alternative<NullSpec>(record.spec.target))
     entry.key = DescribeTarget(record.spec);
   entry.record = record;
-  entry.view.id = *record.spec.id;
-  entry.view.path = BlockPath(entry.view.id);
-  entry.view.major = ::major(known.disk);
-  entry.view.minor = ::minor(known.disk);
+  entry.view = ViewOfKernel(*record.spec.id, known);
   entry.view.state = DeviceState::kQuiesced;
+  entry.view.server_pid = 0;
   entry.view.spec = record.spec;
-  entry.view.size_bytes = known.size_bytes;
   entry.view.features = ublk::Features(record.flags).Names();
   entry.view.created_at = record.created_at;
   const std::lock_guard lock(mutex_);
   devices_[entry.view.id] = std::move(entry);
+}
+
+std::optional<DeviceView> DeviceManager::ViewOfForeign(uint32_t id) {
+  const absl::StatusOr<std::optional<KernelDevice>> known = factory_.Find(id);
+  if (!known.ok() || !known->has_value()) return std::nullopt;
+  DeviceView view = ViewOfKernel(id, **known);
+  view.foreign = true;
+  return view;
 }
 
 // False when some still wait.

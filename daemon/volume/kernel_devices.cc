@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/strip.h"
 #include "daemon/base/file.h"
 #include "daemon/base/status.h"
 #include "daemon/ublk/disk_users.h"
@@ -12,6 +14,8 @@
 namespace ublkd::volume {
 namespace {
 
+constexpr char kDevicesFolder[] = "/sys/class/ublk-char";
+constexpr char kDevicePrefix[] = "ublkc";
 constexpr char kModuleVersion[] = "/sys/module/ublk_drv/version";
 /// How long removing a dead server's device may wait for those who have it open.
 constexpr int64_t kRemoveWaitMs = 5000;
@@ -66,6 +70,16 @@ absl::StatusOr<DriverInfo> KernelDevices::Driver() {
   return info;
 }
 
+absl::StatusOr<std::vector<uint32_t>> KernelDevices::Ids() {
+  UBLKD_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDirectory(kDevicesFolder));
+  std::vector<uint32_t> ids;
+  for (absl::string_view name : names) {
+    uint32_t id = 0;
+    if (absl::ConsumePrefix(&name, kDevicePrefix) && absl::SimpleAtoi(name, &id)) ids.push_back(id);
+  }
+  return ids;
+}
+
 absl::StatusOr<std::optional<KernelDevice>> KernelDevices::Find(uint32_t id) {
   UBLKD_ASSIGN_OR_RETURN(const std::shared_ptr<ublk::Control> control, OpenControl());
   const absl::StatusOr<ublk::DeviceInfo> info = control->GetDeviceInfo(id);
@@ -74,6 +88,8 @@ absl::StatusOr<std::optional<KernelDevice>> KernelDevices::Find(uint32_t id) {
   KernelDevice device;
   if (info->state == ublk::DeviceState::kDead) return device;
   device.server_pid = info->server_pid;
+  if (info->state == ublk::DeviceState::kLive) device.state = DeviceState::kLive;
+  if (info->state == ublk::DeviceState::kQuiesced) device.state = DeviceState::kQuiesced;
   device.recoverable = info->features.Has(ublk::Feature::kUserRecoveryReissue);
   UBLKD_ASSIGN_OR_RETURN(const ublk::Parameters parameters, control->GetParameters(id));
   device.size_bytes = parameters.geometry.size_bytes;

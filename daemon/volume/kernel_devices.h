@@ -21,6 +21,7 @@ class KernelDevices : public DeviceFactory {
   absl::Status Probe() override;
   bool Present() const override;
   absl::StatusOr<DriverInfo> Driver() override;
+  absl::StatusOr<std::vector<uint32_t>> Ids() override;
   absl::StatusOr<std::optional<KernelDevice>> Find(uint32_t id) override;
   absl::Status Remove(uint32_t id, ublk::StopMode mode) override;
   absl::StatusOr<std::shared_ptr<ServedDevice>> Create(

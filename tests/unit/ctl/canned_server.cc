@@ -18,6 +18,7 @@ constexpr char kDevices[] = R"pb(
     major: 259
     minor: 0
     state: STATE_LIVE
+    server_pid: 4711
     spec {
       volume { volume_id: "fast/db" }
       id: 0
@@ -176,10 +177,13 @@ grpc::Status CannedDevices::GetDevice(grpc::ServerContext* context,
   return grpc::Status::OK;
 }
 
-grpc::Status CannedDevices::ListDevices(grpc::ServerContext* context, const v1::ListDevicesRequest*,
+grpc::Status CannedDevices::ListDevices(grpc::ServerContext* context,
+                                        const v1::ListDevicesRequest* request,
                                         v1::ListDevicesResponse* answer) {
   if (grpc::Status status = Begin(state_, context); !status.ok()) return status;
-  for (const v1::Device& device : state_.devices) *answer->add_devices() = device;
+  for (const v1::Device& device : state_.devices) {
+    if (request->all() || !device.foreign()) *answer->add_devices() = device;
+  }
   return grpc::Status::OK;
 }
 

@@ -31,12 +31,38 @@ ID  PATH          STATE        SIZE  ACCESS  QUEUES  DEPTH  BUFFERS    TARGET
 )"));
 }
 
+TEST_F(CtlOutput, DevicesOfOthersAreShownOnRequest) {
+  v1::Device& foreign = state_.devices.emplace_back();
+  foreign.set_id(13);
+  foreign.set_path("/dev/ublkb13");
+  foreign.set_state(v1::Device::STATE_LIVE);
+  foreign.set_size_bytes(1 << 30);
+  foreign.set_foreign(true);
+  foreign.set_server_pid(99);
+  EXPECT_THAT(Print({"device", "list"}), testing::Not(testing::HasSubstr("ublkb13")));
+  EXPECT_EQ(Print({"device", "list", "--all"}), Golden(R"(
+ID  PATH          STATE        SIZE  ACCESS  QUEUES  DEPTH  BUFFERS    TARGET
+ 0  /dev/ublkb0   live       10 GiB  rw           2    128  copy       volume fast/db
+12  /dev/ublkb12  quiesced  1.5 GiB  ro           1     64  user-copy  file /srv/images/golden.img
+13  /dev/ublkb13  live        1 GiB  -            -      -  -          not ours, served by process 99
+)"));
+}
+
+TEST_F(CtlOutput, ADeviceThatWaitsSaysWhy) {
+  state_.devices[1].set_reason("volume fast/db does not exist");
+  const std::string text = Print({"device", "show", "12"});
+  EXPECT_THAT(text, testing::HasSubstr("quiesced"));
+  EXPECT_THAT(text, testing::HasSubstr("reason:           volume fast/db does not exist"));
+  EXPECT_THAT(text, testing::HasSubstr("server:           nobody"));
+}
+
 TEST_F(CtlOutput, OneDeviceInDetail) {
   EXPECT_EQ(Print({"device", "show", "0"}), Golden(R"(
 id:               0
 path:             /dev/ublkb0
 number:           259:0
 state:            live
+server:           process 4711
 target:           volume fast/db
 size:             10 GiB (10737418240 bytes)
 block size:       4 KiB
@@ -148,7 +174,9 @@ TEST_F(CtlOutput, OneDeviceAsJson) {
     "CMD_IOCTL_ENCODE"
   ],
   "created_at": "2026-01-31T12:00:00Z",
-  "reason": ""
+  "reason": "",
+  "foreign": false,
+  "server_pid": 4711
 }
 )"));
 }

@@ -81,6 +81,20 @@ TEST_F(DeviceHousekeepingTest, WhatOthersMadeIsLeftAlone) {
   EXPECT_THAT(factory_.removed(), IsEmpty());
   EXPECT_EQ(factory_.kernel().size(), 3u);
   EXPECT_THAT(Records(), IsEmpty()) << "the id of the lost device belongs to somebody else now";
+
+  ASSERT_THAT(devices_->Create(NullDevice()), IsOk());
+  EXPECT_EQ(devices_->List()->size(), 1u);
+  const auto all = devices_->List(/*all=*/true);
+  ASSERT_THAT(all, IsOk());
+  ASSERT_EQ(all->size(), 4u);
+  EXPECT_FALSE((*all)[0].foreign);
+  EXPECT_EQ((*all)[0].server_pid, getpid());
+  EXPECT_TRUE((*all)[1].foreign);
+  EXPECT_EQ((*all)[1].server_pid, getppid());
+  EXPECT_EQ((*all)[1].path, "/dev/ublkb1");
+  EXPECT_EQ((*all)[2].state, DeviceState::kQuiesced);
+  EXPECT_EQ((*all)[2].server_pid, 0);
+  EXPECT_EQ(devices_->Get(2).status().code(), StatusCode::kNotFound);
 }
 
 TEST_F(DeviceHousekeepingTest, RecordsOfAnEarlierBootAndOfGoneDevicesAreForgotten) {

@@ -33,6 +33,12 @@ class FakeDevices : public DeviceFactory {
     if (absl::Status state = Probe(); !state.ok()) return state;
     return DriverInfo{"1.2.3", {"CMD_IOCTL_ENCODE"}};
   }
+  absl::StatusOr<std::vector<uint32_t>> Ids() override {
+    const std::lock_guard lock(mutex_);
+    std::vector<uint32_t> ids;
+    for (const auto& [id, server] : kernel_) ids.push_back(id);
+    return ids;
+  }
   absl::StatusOr<std::optional<KernelDevice>> Find(uint32_t id) override {
     if (absl::Status state = Probe(); !state.ok()) return state;
     const std::lock_guard lock(mutex_);
@@ -41,6 +47,7 @@ class FakeDevices : public DeviceFactory {
     KernelDevice device;
     device.server_pid = found->second;
     device.recoverable = recoverable_.count(id) != 0;
+    device.state = found->second == -1 ? DeviceState::kQuiesced : DeviceState::kLive;
     device.size_bytes = kLeftBytes;
     device.disk = kLeftDisk;
     return device;

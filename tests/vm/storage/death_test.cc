@@ -11,6 +11,9 @@
 #include <thread>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "tests/vm/storage/node_test.h"
 
 namespace ublkd::test {
@@ -193,6 +196,55 @@ TEST_F(Death, AFilesystemGoesOnWhereItWas) {
   EXPECT_EQ(*ReadFile(volume.target_path() + "/late"), "waited");
   ASSERT_OK(volume.Unpublish());
   ASSERT_OK(volume.Unstage());
+}
+
+TEST_F(Death, AHundredDevicesAreTakenOver) {
+  constexpr uint32_t kDevices = 100;
+  const std::string folder = std::string(kRoot) + "/files";
+  ASSERT_OK(MakeDirectories(folder, 0700));
+  for (uint32_t id = 0; id < kDevices; ++id) {
+    const std::string path = absl::StrCat(folder, "/", id);
+    ASSERT_OK(RunCommand({"truncate", "--size=64M", path}));
+    v1::CreateDeviceRequest request;
+    request.mutable_spec()->mutable_file()->set_path(path);
+    request.mutable_spec()->set_id(id);
+    request.mutable_spec()->set_queues(1);
+    request.mutable_spec()->set_depth(32);
+    grpc::ClientContext context;
+    v1::Device device;
+    const grpc::Status made = node_->devices().CreateDevice(&context, request, &device);
+    ASSERT_TRUE(made.ok()) << made.error_message();
+  }
+  node_->KillDaemon();
+  const absl::Time begin = absl::Now();
+  ASSERT_OK(node_->StartDaemon());
+  ASSERT_OK(node_->WaitUntilReady());
+  std::cout << "ready " << absl::Now() - begin << " after the start, with " << kDevices
+            << " devices\n";
+
+  grpc::ClientContext context;
+  v1::ListDevicesResponse list;
+  ASSERT_TRUE(node_->devices().ListDevices(&context, {}, &list).ok());
+  ASSERT_EQ(list.devices_size(), static_cast<int>(kDevices));
+  for (const v1::Device& device : list.devices()) {
+    EXPECT_EQ(device.state(), v1::Device::STATE_LIVE) << device.path() << ": " << device.reason();
+  }
+  const auto text = node_->Fetch("/metrics");
+  ASSERT_OK(text);
+  for (const Sample& sample : ParseMetrics(*text)) {
+    if (sample.name == "ublkd_recoveries_total") {
+      const bool good = sample.labels.at("result") == "taken_over";
+      EXPECT_EQ(sample.value, good ? kDevices : 0) << sample.labels.at("result");
+    }
+  }
+  for (uint32_t id = 0; id < kDevices; ++id) {
+    v1::DeleteDeviceRequest request;
+    request.set_id(id);
+    grpc::ClientContext deletion;
+    v1::DeleteDeviceResponse response;
+    const grpc::Status deleted = node_->devices().DeleteDevice(&deletion, request, &response);
+    ASSERT_TRUE(deleted.ok()) << deleted.error_message();
+  }
 }
 
 TEST_F(Death, DevicesAreStoppedAtTheEndIfThatIsWanted) {
