@@ -13,7 +13,7 @@ const char* const wanted = std::getenv("UBLKD_FAILPOINT");
 
 }  // namespace
 
-const bool fail_point_armed = wanted != nullptr && *wanted != '\0';
+const bool kFailPointArmed = wanted != nullptr && *wanted != '\0';
 
 void HitFailPoint(absl::string_view name) {
   if (name == wanted) kill(getpid(), SIGKILL);

@@ -9,13 +9,13 @@ namespace ublkd {
 
 namespace internal {
 /// Set before main.
-extern const bool fail_point_armed;
+extern const bool kFailPointArmed;
 void HitFailPoint(absl::string_view name);
 }  // namespace internal
 
 /// SIGKILL to ourselves if this is the step.
 inline void FailPoint(absl::string_view name) {
-  if (internal::fail_point_armed) [[unlikely]]
+  if (internal::kFailPointArmed) [[unlikely]]
     internal::HitFailPoint(name);
 }
 
