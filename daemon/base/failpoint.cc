@@ -9,14 +9,14 @@
 namespace ublkd::internal {
 namespace {
 
-const char* const wanted = std::getenv("UBLKD_FAILPOINT");
+const char* const kWanted = std::getenv("UBLKD_FAILPOINT");
 
 }  // namespace
 
-const bool kFailPointArmed = wanted != nullptr && *wanted != '\0';
+const bool kFailPointArmed = kWanted != nullptr && *kWanted != '\0';
 
 void HitFailPoint(absl::string_view name) {
-  if (name == wanted) kill(getpid(), SIGKILL);
+  if (name == kWanted) kill(getpid(), SIGKILL);
 }
 
 }  // namespace ublkd::internal

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "daemon/target/file.h"
 #include "daemon/target/null.h"
@@ -136,6 +137,12 @@ class RecoveryTest : public EngineTest {
     return info.ok() && info->state == ublk::DeviceState::kLive && info->server_pid == server;
   }
 
+  static std::string HowItEnded(pid_t server) {
+    int status = 0;
+    if (waitpid(server, &status, WNOHANG) != server) return "runs";
+    return absl::StrCat("ended with wait status ", status);
+  }
+
   /// Nobody serves the disk after a failure: its users would wait for ever.
   void EndAfterFailure() {
     if (HasFailure()) (void)control().StopDevice(kId);
@@ -155,7 +162,8 @@ TEST_F(RecoveryTest, KilledServersLoseNothing) {
     absl::SleepFor(absl::Milliseconds(random() % 200));
     kill(server, SIGKILL);
     server = ForkServer(true);
-    ASSERT_TRUE(Eventually(absl::Seconds(20), [&] { return IsServedBy(server); })) << round;
+    ASSERT_TRUE(Eventually(absl::Seconds(20), [&] { return IsServedBy(server); }))
+        << "round " << round << ", the new server " << HowItEnded(server);
     const int before = load.done();
     EXPECT_TRUE(Eventually(absl::Seconds(20), [&] { return load.done() > before + 20; }))
         << "the users go on, round " << round;
