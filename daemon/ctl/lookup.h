@@ -14,7 +14,7 @@ namespace ublkd::ctl {
 /// Reads "3", "ublkb3" or "/dev/ublkb3"; UsageError for anything else.
 absl::StatusOr<uint32_t> ParseDeviceId(const std::string& text);
 
-/// All devices, in the order of their ids.
+/// The devices of this ublkd, with `all` also those that others made, in the order of their ids.
 absl::StatusOr<std::vector<v1::Device>> ListDevices(Client& client, bool all = false);
 /// All volumes of `pool`, or of all pools when it is empty, fetched page by page.
 absl::StatusOr<std::vector<v1::Volume>> ListVolumes(Client& client, const std::string& pool);

@@ -20,6 +20,7 @@ namespace ublkd::volume {
 
 inline constexpr uint64_t kMiB = 1 << 20;
 inline constexpr char kThisBoot[] = "boot-2";
+inline constexpr pid_t kDeadServer = 99999999;
 
 inline DeviceSpec NullDevice(uint64_t size_bytes = kMiB) {
   DeviceSpec spec;
@@ -87,6 +88,17 @@ class DeviceFixture : public ::testing::Test {
   }
   std::string MakeFile(const std::string& name, uint64_t size_bytes = kMiB) {
     return dir_.MakeFile("files/" + name, size_bytes);
+  }
+  /// The record that a server has left which was killed while it served the volume.
+  DeviceRecord LeaveRecord(uint32_t id, const std::string& volume_id = "p/a",
+                           const std::string& boot_id = kThisBoot) {
+    DeviceRecord record;
+    record.spec = VolumeDevice(volume_id);
+    record.spec.id = id;
+    record.boot_id = boot_id;
+    record.server_pid = kDeadServer;
+    dir_.Write("devices/" + std::to_string(id) + ".json", EncodeDeviceRecord(record));
+    return record;
   }
   std::set<std::string> Records() const {
     std::set<std::string> names;

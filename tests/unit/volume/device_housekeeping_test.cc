@@ -15,20 +15,7 @@ using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using ::testing::UnorderedElementsAre;
 
-constexpr pid_t kDeadServer = 99999999;
-
-class DeviceHousekeepingTest : public DeviceFixture {
- protected:
-  DeviceRecord LeaveRecord(uint32_t id, const std::string& boot_id = kThisBoot) {
-    DeviceRecord record;
-    record.spec = VolumeDevice("p/a");
-    record.spec.id = id;
-    record.boot_id = boot_id;
-    record.server_pid = kDeadServer;
-    dir_.Write("devices/" + std::to_string(id) + ".json", EncodeDeviceRecord(record));
-    return record;
-  }
-};
+using DeviceHousekeepingTest = DeviceFixture;
 
 TEST_F(DeviceHousekeepingTest, WithoutADriverEveryCallSaysSoAndItIsPickedUp) {
   factory_.SetState(absl::UnavailableError("no driver: it is not loaded; load it"));
@@ -98,7 +85,7 @@ TEST_F(DeviceHousekeepingTest, WhatOthersMadeIsLeftAlone) {
 }
 
 TEST_F(DeviceHousekeepingTest, RecordsOfAnEarlierBootAndOfGoneDevicesAreForgotten) {
-  LeaveRecord(1, "boot-1");
+  LeaveRecord(1, "p/a", "boot-1");
   factory_.AddForeign(1, -1);
   LeaveRecord(2);
   dir_.Write("devices/7.json.new", "torn");

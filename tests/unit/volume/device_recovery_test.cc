@@ -13,20 +13,13 @@ using ::testing::IsEmpty;
 using ::testing::Pair;
 using ::testing::UnorderedElementsAre;
 
-constexpr pid_t kDeadServer = 99999999;
-
 class DeviceRecoveryTest : public DeviceFixture {
  protected:
   DeviceRecoveryTest() { factory_.OutliveServers(); }
 
   /// As a server has it that was killed while it served a volume.
   void LeaveDevice(uint32_t id, const std::string& volume_id, pid_t server_in_kernel) {
-    DeviceRecord record;
-    record.spec = VolumeDevice(volume_id);
-    record.spec.id = id;
-    record.boot_id = kThisBoot;
-    record.server_pid = kDeadServer;
-    dir_.Write("devices/" + std::to_string(id) + ".json", EncodeDeviceRecord(record));
+    LeaveRecord(id, volume_id);
     factory_.AddLeft(id, server_in_kernel);
   }
   DeviceRecord RecordOf(uint32_t id) const {
@@ -88,7 +81,13 @@ TEST_F(DeviceRecoveryTest, WhatCannotBeTakenOverWaitsAndIsTriedAgain) {
   EXPECT_EQ(waiting->major, 0xf0u);
   EXPECT_EQ(waiting->minor, 3u);
   EXPECT_EQ(devices_->Snapshot().size(), 1u);
-  EXPECT_THAT(volumes_->Delete("p/a"), Refused(StatusCode::kFailedPrecondition, "3"))
+  // ABORTED while it is being tried again.
+  absl::Status deleted;
+  EXPECT_TRUE(Eventually([&] {
+    deleted = volumes_->Delete("p/a");
+    return !absl::IsAborted(deleted);
+  }));
+  EXPECT_THAT(deleted, Refused(StatusCode::kFailedPrecondition, "3"))
       << "its users wait for the data";
   EXPECT_TRUE(Eventually([&] {
     return absl::IsUnavailable(devices_->Create(VolumeDevice("p/a")).status());
@@ -128,7 +127,11 @@ TEST_F(DeviceRecoveryTest, ADeviceWhoseVolumeIsGoneWaits) {
   Start();
   ASSERT_THAT(devices_->Get(3), IsOk());
   EXPECT_THAT(devices_->Get(3)->reason, ::testing::HasSubstr("p/a"));
-  MakeVolume("a");
+  VolumeRequest request;
+  request.name = "a";
+  request.size_bytes = kMiB;
+  // ABORTED while the device is being tried again.
+  EXPECT_TRUE(Eventually([&] { return volumes_->Create("p", request).ok(); }));
   EXPECT_TRUE(Eventually([&] { return IsLive(3); }));
 }
 

@@ -146,6 +146,7 @@ class Death : public NodeTest {
 TEST_F(Death, KilledUnderLoadNoPodNotices) {
   ASSERT_NO_FATAL_FAILURE(StartPods());
   std::mt19937 random(static_cast<unsigned>(time(nullptr)));
+  ASSERT_GT(Kills(), 0) << "$UBLKD_KILLS is no number";
   int kills = 0;
   for (; kills < Kills() && !AnyPodFailed(); ++kills) {
     // While it serves, or while it still takes over.
