@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -54,7 +55,14 @@ struct CreateOptions {
   uint32_t block_bytes = 0;
   uint32_t max_io_bytes = 0;
   bool read_only = false;
+  std::string buffers;
 };
+
+constexpr std::array<std::pair<const char*, v1::BufferMode>, 3> kBufferModes = {{
+    {"copy", v1::BUFFER_MODE_COPY},
+    {"user-copy", v1::BUFFER_MODE_USER_COPY},
+    {"zero-copy", v1::BUFFER_MODE_ZERO_COPY},
+}};
 
 absl::StatusOr<v1::CreateDeviceRequest> MakeRequest(const CreateOptions& options) {
   const int targets = (options.volume.empty() ? 0 : 1) + (options.file.empty() ? 0 : 1) +
@@ -83,6 +91,9 @@ absl::StatusOr<v1::CreateDeviceRequest> MakeRequest(const CreateOptions& options
   spec.set_logical_block_bytes(options.block_bytes);
   spec.set_max_io_bytes(options.max_io_bytes);
   spec.set_read_only(options.read_only);
+  for (const auto& [name, mode] : kBufferModes) {
+    if (options.buffers == name) spec.set_buffer_mode(mode);
+  }
   return request;
 }
 
@@ -134,6 +145,14 @@ void AddCreate(CommandTree& tree, CLI::App* group) {
   AddSizeOption(command, "--max-io", &options->max_io_bytes,
                 "Largest single request; default 512KiB");
   command->add_flag("--read-only", options->read_only, "Refuse writes");
+  std::vector<std::string> buffers;
+  for (const auto& [name, mode] : kBufferModes) buffers.emplace_back(name);
+  tree.SetKind(command
+                   ->add_option("--buffers", options->buffers,
+                                "How data reaches the target: copy, user-copy or zero-copy; "
+                                "default the cheapest that works")
+                   ->type_name("MODE"),
+               {ValueKind::kChoice, buffers});
 }
 
 void AddList(CommandTree& tree, CLI::App* group) {

@@ -115,6 +115,19 @@ std::string NumberOrNothing(uint32_t number) {
   return number == 0 ? std::string(kNothing) : absl::StrCat(number);
 }
 
+std::string Buffers(v1::BufferMode mode) {
+  switch (mode) {
+    case v1::BUFFER_MODE_COPY:
+      return "copy";
+    case v1::BUFFER_MODE_USER_COPY:
+      return "user-copy";
+    case v1::BUFFER_MODE_ZERO_COPY:
+      return "zero-copy";
+    default:
+      return std::string(kNothing);
+  }
+}
+
 // Who serves a device, in words.
 std::string Server(const v1::Device& device) {
   if (device.server_pid() == 0) return "nobody";
@@ -164,7 +177,7 @@ Table DeviceTable(const std::vector<v1::Device>& devices) {
     const v1::DeviceSpec& spec = device.spec();
     table.AddRow({absl::StrCat(device.id()), device.path(), State(device.state()),
                   FormatBytes(device.size_bytes()), Access(device), NumberOrNothing(spec.queues()),
-                  NumberOrNothing(spec.depth()), OrNothing(device.buffer_mode()),
+                  NumberOrNothing(spec.depth()), Buffers(spec.buffer_mode()),
                   TargetOrServer(device)});
   }
   return table;
@@ -185,7 +198,7 @@ Details DeviceDetails(const v1::Device& device) {
   details.Add("access", spec.read_only() ? "read-only" : "read-write");
   details.Add("queues", absl::StrCat(spec.queues(), ", each ", spec.depth(), " deep"));
   details.Add("largest request", FormatBytes(spec.max_io_bytes()));
-  details.Add("buffers", OrNothing(device.buffer_mode()));
+  details.Add("buffers", Buffers(spec.buffer_mode()));
   details.Add("features", OrNothing(absl::StrJoin(device.features(), " ")));
   details.Add("created", Time(device.has_created_at(), device.created_at()));
   return details;

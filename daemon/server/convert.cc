@@ -65,6 +65,36 @@ v1::Content FromContent(volume::Content content) {
   return v1::CONTENT_UNSPECIFIED;
 }
 
+v1::BufferMode FromBufferMode(std::optional<ublk::BufferMode> mode) {
+  if (!mode.has_value()) return v1::BUFFER_MODE_UNSPECIFIED;
+  switch (*mode) {
+    case ublk::BufferMode::kCopy:
+      return v1::BUFFER_MODE_COPY;
+    case ublk::BufferMode::kUserCopy:
+      return v1::BUFFER_MODE_USER_COPY;
+    case ublk::BufferMode::kZeroCopy:
+      return v1::BUFFER_MODE_ZERO_COPY;
+  }
+  return v1::BUFFER_MODE_UNSPECIFIED;
+}
+
+absl::StatusOr<std::optional<ublk::BufferMode>> ToBufferMode(v1::BufferMode mode) {
+  switch (mode) {
+    case v1::BUFFER_MODE_UNSPECIFIED:
+      return std::nullopt;
+    case v1::BUFFER_MODE_COPY:
+      return ublk::BufferMode::kCopy;
+    case v1::BUFFER_MODE_USER_COPY:
+      return ublk::BufferMode::kUserCopy;
+    case v1::BUFFER_MODE_ZERO_COPY:
+      return ublk::BufferMode::kZeroCopy;
+    default:
+      return absl::InvalidArgumentError(absl::StrCat(
+          "spec.buffer_mode: ", static_cast<int>(mode),
+          " is of a kind this ublkd does not know; give copy, user copy or zero copy"));
+  }
+}
+
 v1::DeviceSpec FromSpec(const volume::DeviceSpec& spec) {
   v1::DeviceSpec message;
   if (const auto* null = std::get_if<volume::NullSpec>(&spec.target)) {
@@ -80,6 +110,7 @@ v1::DeviceSpec FromSpec(const volume::DeviceSpec& spec) {
   message.set_max_io_bytes(spec.max_io_bytes);
   message.set_logical_block_bytes(spec.logical_block_bytes);
   message.set_read_only(spec.read_only);
+  message.set_buffer_mode(FromBufferMode(spec.buffers));
   return message;
 }
 
@@ -158,6 +189,7 @@ absl::StatusOr<volume::DeviceSpec> ToDeviceSpec(const v1::DeviceSpec& message) {
   spec.max_io_bytes = message.max_io_bytes();
   spec.logical_block_bytes = message.logical_block_bytes();
   spec.read_only = message.read_only();
+  UBLKD_ASSIGN_OR_RETURN(spec.buffers, ToBufferMode(message.buffer_mode()));
   return spec;
 }
 
@@ -206,7 +238,6 @@ v1::Device FromDevice(const volume::DeviceView& view) {
   message.set_size_bytes(view.size_bytes);
   if (view.foreign) return message;
   *message.mutable_spec() = FromSpec(view.spec);
-  message.set_buffer_mode(view.buffer_mode);
   for (const std::string& feature : view.features) message.add_features(feature);
   *message.mutable_created_at() = FromTime(view.created_at);
   return message;

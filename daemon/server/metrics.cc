@@ -123,6 +123,11 @@ void AddQueue(VolumeFamilies& families, const std::string& volume_id, size_t num
   }
 }
 
+std::string ModeOf(const volume::DeviceView& view) {
+  if (!view.spec.buffers.has_value()) return "";
+  return std::string(ublk::BufferModeName(*view.spec.buffers));
+}
+
 void AddInfo(VolumeFamilies& families, const std::string& volume_id, const volume::DeviceView& view,
              const volume::VolumeManager& volumes) {
   KubernetesNames names;
@@ -140,7 +145,7 @@ void AddInfo(VolumeFamilies& families, const std::string& volume_id, const volum
             {"namespace", names.name_space},
             {"backend", BackendOf(view)},
             {"fstype", fs_type},
-            {"mode", view.buffer_mode}},
+            {"mode", ModeOf(view)}},
            1);
 }
 

@@ -28,6 +28,8 @@ class FileTarget {
 
 class FileTarget::Queue {
  public:
+  static constexpr DataUse kDataUse = DataUse::kForwards;
+
   Queue(uring::Ring& ring, const BackingFile& backing)
       : ring_(&ring),
         file_(ring.RegisterFile(backing.fd.get())),

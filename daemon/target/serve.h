@@ -5,6 +5,7 @@
 #include <concepts>
 #include <coroutine>
 
+#include "daemon/ublk/buffer_mode.h"
 #include "daemon/ublk/request.h"
 #include "daemon/ublk/tag.h"
 #include "daemon/uring/result.h"
@@ -40,6 +41,16 @@ template <typename Q>
 concept CanWriteZeroes = requires(Q& queue, const ublk::Request& request) {
   { queue.WriteZeroes(request) } -> Answer;
 };
+
+/// What a queue does with the data of requests: its `kDataUse`, or it looks at the bytes.
+template <typename Q>
+constexpr ublk::DataUse DataUseOf() {
+  if constexpr (requires { Q::kDataUse; }) {
+    return Q::kDataUse;
+  } else {
+    return ublk::DataUse::kBytes;
+  }
+}
 
 namespace internal {
 
@@ -115,6 +126,13 @@ uring::RootTask ServeTag(ublk::Tag& tag, Q& queue) {
   while (more) {
     const ublk::Request request = tag.Take();
     uring::Result result;
+    if (tag.lacks_pages()) [[unlikely]] {
+      result = co_await tag.RegisterPages();
+      if (!result.ok()) {
+        more = co_await tag.Commit(result);
+        continue;
+      }
+    }
     try {
       switch (request.op) {
         case ublk::Op::kRead:
@@ -136,6 +154,8 @@ uring::RootTask ServeTag(ublk::Tag& tag, Q& queue) {
     } catch (...) {
       result = tag.OnException();
     }
+    if (tag.has_pages()) [[unlikely]]
+      (void)co_await tag.UnregisterPages();
     more = co_await tag.Commit(result);
   }
 }

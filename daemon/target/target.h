@@ -18,6 +18,7 @@
 /// Writing a target: README.md of this folder.
 namespace ublkd::target {
 
+using ublk::DataUse;
 using ublk::Geometry;
 using ublk::Request;
 using uring::Result;
@@ -55,6 +56,7 @@ class TypedDeviceTarget : public ublk::DeviceTarget {
       : target_(std::move(target)), geometry_(geometry) {}
 
   const Geometry& geometry() const override { return geometry_; }
+  ublk::DataUse data_use() const override { return DataUseOf<QueueOf<T>>(); }
 
   absl::StatusOr<std::unique_ptr<ublk::QueueTarget>> OpenQueue(uring::Ring& ring) override {
     UBLKD_ASSIGN_OR_RETURN(QueueOf<T> queue, target_.OpenQueue(ring));

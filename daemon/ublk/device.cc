@@ -96,6 +96,7 @@ class Device::Threads {
           std::make_unique<QueueThread>(QueueThread::Options{.spec = spec,
                                                              .depth = options.depth,
                                                              .max_io_bytes = options.max_io_bytes,
+                                                             .buffers = *options.buffers,
                                                              .metrics = options.metrics,
                                                              .on_end = [this] { OnThreadEnd(); }}));
     }
@@ -220,8 +221,10 @@ absl::Status Device::BeginService() {
 }
 
 absl::Status Device::Add() {
+  UBLKD_ASSIGN_OR_RETURN(options_.buffers, ChooseBufferMode(options_.buffers, target_->data_use(),
+                                                            control_.features()));
   const bool comb = options_.threads_per_queue > 1;
-  const Features asked(options_.extra_features.bits() |
+  const Features asked(options_.extra_features.bits() | FeaturesOf(*options_.buffers).bits() |
                        (comb ? Features().With(Feature::kPerIoDaemon).bits() : 0) |
                        (options_.recoverable ? RecoveryFeatures().bits() : 0));
   UBLKD_RETURN_IF_ERROR(CheckGranted(asked, control_.features()));
@@ -258,6 +261,9 @@ absl::Status Device::CheckRecoverable() {
                      " in blocks of ", geometry_.logical_block_bytes,
                      geometry_.read_only ? ", read-only" : "", "; give it the target it had"));
   }
+  UBLKD_ASSIGN_OR_RETURN(
+      options_.buffers,
+      ChooseBufferMode(BufferModeOf(info_.features), target_->data_use(), control_.features()));
   geometry_ = disk.geometry;
   options_.queues = info_.queues;
   options_.depth = info_.depth;

@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "daemon/ublk/buffer_mode.h"
 #include "daemon/ublk/control.h"
 #include "daemon/ublk/device_target.h"
 #include "daemon/ublk/features.h"
@@ -45,6 +46,9 @@ struct DeviceOptions {
   /// The disk outlives its server: while nobody serves it its users wait, and Recover takes it
   /// over. Refused with FAILED_PRECONDITION when the driver does not offer that.
   bool recoverable = false;
+  /// Absent: the cheapest that the target and the driver can do. Another than those that they can
+  /// is refused with FAILED_PRECONDITION. Recover keeps the one that the device has.
+  std::optional<BufferMode> buffers = {};
   /// Threads for each hardware queue; more than one needs Feature::kPerIoDaemon.
   uint16_t threads_per_queue = 1;
   /// Asked for on top of what the engine always asks for; refused with FAILED_PRECONDITION when the
@@ -105,8 +109,6 @@ class Device {
   /// As in effect: every default is filled in, `id` is set.
   const DeviceOptions& options() const { return options_; }
   const Geometry& geometry() const { return geometry_; }
-  /// How data reaches the target: "copy", "user-copy" or "zero-copy".
-  absl::string_view buffer_mode() const { return "copy"; }
   const Features& features() const { return info_.features; }
 
   /// False after Stop, and when the device was deleted from outside. Any thread.

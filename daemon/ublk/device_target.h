@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "daemon/ublk/buffer_mode.h"
 #include "daemon/ublk/geometry.h"
 #include "daemon/uring/ring.h"
 #include "daemon/uring/task.h"
@@ -29,6 +30,7 @@ class DeviceTarget {
   virtual ~DeviceTarget() = default;
   /// Complete (see CompleteGeometry), the same for ever.
   virtual const Geometry& geometry() const = 0;
+  virtual DataUse data_use() const = 0;
   /// The part for one queue thread, which calls this itself; several threads may do so at a time.
   /// `ring` outlives what is returned.
   virtual absl::StatusOr<std::unique_ptr<QueueTarget>> OpenQueue(uring::Ring& ring) = 0;

@@ -100,20 +100,24 @@ absl::Status QueueThread::SetUp(const CharDevice& device, DeviceTarget& target) 
                   .registered_files = kRegisteredFiles,
                   .registered_buffers = static_cast<unsigned>(tags),
                   .read_clock = options_.metrics}));
-  UBLKD_ASSIGN_OR_RETURN(buffers_, BufferPool::Create(tags, options_.max_io_bytes));
+  if (options_.buffers == BufferMode::kCopy) {
+    UBLKD_ASSIGN_OR_RETURN(buffers_, BufferPool::Create(tags, options_.max_io_bytes));
+  }
   for (const TagRange& range : options_.spec.tags) {
     UBLKD_ASSIGN_OR_RETURN(DescriptorMap map,
                            DescriptorMap::Create(device, range.queue, options_.depth));
     descriptors_.push_back(std::move(map));
   }
   UBLKD_ASSIGN_OR_RETURN(target_, target.OpenQueue(*ring_));
-  MakeTags(ring_->RegisterFile(device.fd()));
+  MakeTags(device);
   UBLKD_ASSIGN_OR_RETURN(mailbox_, uring::Mailbox::Create(*ring_));
   sender_ = mailbox_->sender();
   return absl::OkStatus();
 }
 
-void QueueThread::MakeTags(uring::File char_device) {
+void QueueThread::MakeTags(const CharDevice& device) {
+  const uring::File char_device = ring_->RegisterFile(device.fd());
+  const bool copies = options_.buffers == BufferMode::kCopy;
   for (size_t i = 0; i < options_.spec.tags.size(); ++i) {
     const TagRange& range = options_.spec.tags[i];
     const auto served =
@@ -128,11 +132,13 @@ void QueueThread::MakeTags(uring::File char_device) {
                                     .leaving = leaving_,
                                     .served = *served,
                                     .metrics = options_.metrics,
+                                    .mode = options_.buffers,
                                     .queue = range.queue,
                                     .tag = tag,
                                     .descriptor = descriptors_[i][tag],
-                                    .buffer = buffers_[place],
-                                    .buffer_place = static_cast<uint16_t>(place)});
+                                    .buffer = copies ? buffers_[place] : nullptr,
+                                    .buffer_place = static_cast<uint16_t>(place),
+                                    .data_fd = device.fd()});
       tasks_.push_back(target_->Serve(tags_.back()));
     }
   }

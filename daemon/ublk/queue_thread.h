@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "daemon/ublk/buffer_mode.h"
 #include "daemon/ublk/buffer_pool.h"
 #include "daemon/ublk/char_device.h"
 #include "daemon/ublk/device_target.h"
@@ -32,6 +33,7 @@ class QueueThread {
     ThreadSpec spec;
     uint16_t depth = 0;
     uint32_t max_io_bytes = 0;
+    BufferMode buffers = BufferMode::kCopy;
     bool metrics = true;
     /// Called on the thread as its last act, when it has let go of the device.
     std::function<void()> on_end;
@@ -70,7 +72,7 @@ class QueueThread {
 
   void Run(std::shared_ptr<CharDevice> device, DeviceTarget& target);
   absl::Status SetUp(const CharDevice& device, DeviceTarget& target);
-  void MakeTags(uring::File char_device);
+  void MakeTags(const CharDevice& device);
   absl::Status FetchAll();
   void Serve();
   size_t tag_count() const;
@@ -87,6 +89,7 @@ class QueueThread {
 
   // All below belongs to the thread. Order matters: what is later uses what is earlier.
   uring::FrameArena frames_;
+  /// Empty when the device does not copy.
   BufferPool buffers_;
   std::vector<DescriptorMap> descriptors_;
   std::unique_ptr<uring::Ring> ring_;

@@ -2,6 +2,7 @@
 #include "daemon/ublk/tag.h"
 
 #include <cerrno>
+#include <limits>
 
 #include "daemon/ublk/abi.h"
 #include "daemon/ublk/geometry.h"
@@ -10,6 +11,8 @@ namespace ublkd::ublk {
 namespace {
 
 constexpr uint32_t kOpMask = 0xff;
+/// Between two tries to register a request's pages.
+constexpr uint64_t kPagesPauseNs = 1'000'000;
 
 Op Decode(uint32_t op_flags) {
   switch (op_flags & kOpMask) {
@@ -29,8 +32,9 @@ Op Decode(uint32_t op_flags) {
 
 }  // namespace
 
-NextRequest::NextRequest(Tag& tag, uint32_t command, const void* payload)
-    : CommandOperation(tag.place_.ring, tag.place_.char_device, command, payload), tag_(tag) {}
+NextRequest::NextRequest(Tag& tag, uint32_t command, const void* payload, uint64_t address)
+    : CommandOperation(tag.place_.ring, tag.place_.char_device, command, payload, address),
+      tag_(tag) {}
 
 bool NextRequest::await_resume() noexcept {
   const int32_t result = CommandOperation::await_resume();
@@ -45,6 +49,30 @@ bool NextRequest::await_resume() noexcept {
   return false;
 }
 
+Tag::Tag(const Place& place) : place_(place) {
+  switch (place.mode) {
+    case BufferMode::kCopy:
+      registered_bytes_ = kHotBytes;
+      break;
+    case BufferMode::kUserCopy:
+      data_file_ = {.fd = place.data_fd,
+                    .offset_bytes = UBLKSRV_IO_BUF_OFFSET +
+                                    (uint64_t{place.queue} << UBLK_QID_OFF) +
+                                    (uint64_t{place.tag} << UBLK_TAG_OFF)};
+      break;
+    case BufferMode::kZeroCopy: {
+      registered_bytes_ = std::numeric_limits<uint32_t>::max();
+      registered_ = Registered::kYes;
+      const ublk_auto_buf_reg where = {.index = place.buffer_place,
+                                       .flags = UBLK_AUTO_BUF_REG_FALLBACK,
+                                       .reserved0 = 0,
+                                       .reserved1 = 0};
+      auto_register_ = ublk_auto_buf_reg_to_sqe_addr(&where);
+      break;
+    }
+  }
+}
+
 NextRequest Tag::Send(uint32_t command, int32_t result) {
   ublksrv_io_cmd payload = {};
   payload.q_id = place_.queue;
@@ -52,7 +80,7 @@ NextRequest Tag::Send(uint32_t command, int32_t result) {
   payload.result = result;
   payload.addr = reinterpret_cast<uintptr_t>(place_.buffer);
   static_assert(sizeof(payload) == uring::CommandOperation::kPayloadBytes);
-  return NextRequest(*this, command, &payload);
+  return NextRequest(*this, command, &payload, auto_register_);
 }
 
 NextRequest Tag::Fetch() { return Send(UBLK_U_IO_FETCH_REQ, 0); }
@@ -70,25 +98,51 @@ Request Tag::Take() {
   uring::Buffer buffer;
   if (op_ == Op::kRead || op_ == Op::kWrite) {
     buffer = {.data = place_.buffer, .bytes = static_cast<uint32_t>(length_bytes_)};
-    if (buffer.bytes <= kHotBytes) {
-      if (hot_part_ == HotPart::kUntried) [[unlikely]]
+    if (buffer.bytes <= registered_bytes_) {
+      if (registered_ == Registered::kUntried) [[unlikely]]
         RegisterHotPart();
-      if (hot_part_ == HotPart::kRegistered) buffer.registered_index = place_.buffer_place;
+      if (registered_ == Registered::kYes) buffer.registered_index = place_.buffer_place;
     }
+    lacks_pages_ = (op_flags & UBLK_IO_F_NEED_REG_BUF) != 0;
   }
   return {.op = op_,
           .fua = (op_flags & UBLK_IO_F_FUA) != 0,
           .no_unmap = (op_flags & UBLK_IO_F_NOUNMAP) != 0,
           .offset_bytes = descriptor.start_sector * kSectorBytes,
           .length_bytes = length_bytes_,
-          .buffer = buffer};
+          .buffer = buffer,
+          .data_file = place_.mode == BufferMode::kUserCopy ? &data_file_ : nullptr};
 }
 
 void Tag::RegisterHotPart() {
   // Refused without the privilege to lock memory; plain buffers do the same at a higher price.
   const bool registered =
       place_.ring.RegisterBuffer(place_.buffer_place, place_.buffer, kHotBytes).ok();
-  hot_part_ = registered ? HotPart::kRegistered : HotPart::kRefused;
+  registered_ = registered ? Registered::kYes : Registered::kRefused;
+}
+
+uring::CommandOperation Tag::PagesCommand(uint32_t command) {
+  ublksrv_io_cmd payload = {};
+  payload.q_id = place_.queue;
+  payload.tag = place_.tag;
+  payload.addr = place_.buffer_place;
+  return place_.ring.Command(place_.char_device, command, &payload);
+}
+
+uring::Task<uring::Result> Tag::RegisterPages() {
+  lacks_pages_ = false;
+  while (true) {
+    const int32_t result = co_await PagesCommand(UBLK_U_IO_REGISTER_IO_BUF);
+    has_pages_ = result >= 0;
+    // The place may be busy for a moment after a request that was long in its target.
+    if (result != -ENOMEM && result != -EBUSY) co_return uring::Result::FromKernel(result);
+    co_await place_.ring.Sleep(kPagesPauseNs);
+  }
+}
+
+uring::Task<uring::Result> Tag::UnregisterPages() {
+  has_pages_ = false;
+  co_return uring::Result::FromKernel(co_await PagesCommand(UBLK_U_IO_UNREGISTER_IO_BUF));
 }
 
 NextRequest Tag::Commit(uring::Result result) {

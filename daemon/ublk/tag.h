@@ -4,11 +4,13 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "daemon/ublk/buffer_mode.h"
 #include "daemon/ublk/request.h"
 #include "daemon/ublk/stats.h"
 #include "daemon/uring/operation.h"
 #include "daemon/uring/result.h"
 #include "daemon/uring/ring.h"
+#include "daemon/uring/task.h"
 
 struct ublksrv_io_desc;
 
@@ -29,7 +31,7 @@ struct ServedQueue {
 /// Awaits the next request of a tag; false when there will be none.
 class [[nodiscard]] NextRequest : public uring::CommandOperation {
  public:
-  NextRequest(Tag& tag, uint32_t command, const void* payload);
+  NextRequest(Tag& tag, uint32_t command, const void* payload, uint64_t address);
   bool await_resume() noexcept;
 
  private:
@@ -41,7 +43,9 @@ class [[nodiscard]] NextRequest : public uring::CommandOperation {
 ///   bool more = co_await tag.Fetch();
 ///   while (more) {
 ///     const Request request = tag.Take();
+///     if (tag.lacks_pages()) co_await tag.RegisterPages();
 ///     ...
+///     if (tag.has_pages()) co_await tag.UnregisterPages();
 ///     more = co_await tag.Commit(result);
 ///   }
 ///
@@ -57,19 +61,25 @@ class Tag {
     const bool& leaving;
     ServedQueue& served;
     bool metrics = true;
+    BufferMode mode = BufferMode::kCopy;
     uint16_t queue = 0;
     uint16_t tag = 0;
     const ublksrv_io_desc* descriptor = nullptr;
+    /// kCopy: memory for the data.
     std::byte* buffer = nullptr;
     /// Place in the ring's table of registered buffers that is kept for this tag.
     uint16_t buffer_place = 0;
+    /// kUserCopy: descriptor of the char device.
+    int data_fd = -1;
   };
 
   /// The start of a buffer that is registered with the ring once a request has used it: the kernel
   /// then looks its pages up no more. Requests up to this long profit.
   static constexpr uint32_t kHotBytes = 8 << 10;
 
-  explicit Tag(const Place& place) : place_(place) {}
+  explicit Tag(const Place& place);
+  Tag(const Tag&) = delete;
+  Tag& operator=(const Tag&) = delete;
 
   /// The first request.
   NextRequest Fetch();
@@ -80,6 +90,14 @@ class Tag {
   /// What escaped from the target, as the answer.
   uring::Result OnException();
 
+  /// Zero copy: the driver could not register the pages of the request, which has to be done before
+  /// the target gets it, and taken back before it is answered.
+  bool lacks_pages() const { return lacks_pages_; }
+  /// Tries as long as memory is short: that is no error of a disk.
+  uring::Task<uring::Result> RegisterPages();
+  bool has_pages() const { return has_pages_; }
+  uring::Task<uring::Result> UnregisterPages();
+
   /// Why there is no further request: 0 while there may be one, -ENODEV when the device ends, else
   /// the driver has refused the command.
   int32_t end_result() const { return end_result_; }
@@ -87,13 +105,21 @@ class Tag {
  private:
   friend class NextRequest;
   NextRequest Send(uint32_t command, int32_t result);
+  uring::CommandOperation PagesCommand(uint32_t command);
   void RegisterHotPart();
 
-  /// Whether the start of the buffer is registered.
-  enum class HotPart : uint8_t { kUntried, kRegistered, kRefused };
+  /// Whether the buffer is registered, as far as requests profit from it.
+  enum class Registered : uint8_t { kUntried, kYes, kRefused };
 
   Place place_;
-  HotPart hot_part_ = HotPart::kUntried;
+  /// Requests up to this long find their data registered.
+  uint32_t registered_bytes_ = 0;
+  Registered registered_ = Registered::kUntried;
+  bool lacks_pages_ = false;
+  bool has_pages_ = false;
+  /// Zero copy: tells the driver with each command where to register the next request's pages.
+  uint64_t auto_register_ = 0;
+  DataFile data_file_;
   Op op_ = Op::kRead;
   uint64_t length_bytes_ = 0;
   uint64_t start_ns_ = 0;

@@ -15,7 +15,7 @@ TransferOperation::TransferOperation(Ring& ring, uint8_t opcode, File file, Buff
       file_(file),
       opcode_(opcode),
       rw_flags_(rw_flags),
-      remaining_(buffer),
+      buffer_(buffer),
       offset_bytes_(offset_bytes) {}
 
 void TransferOperation::await_suspend(std::coroutine_handle<> waiter) {
@@ -25,23 +25,22 @@ void TransferOperation::await_suspend(std::coroutine_handle<> waiter) {
 
 void TransferOperation::Submit() {
   io_uring_sqe* sqe = ring_.Prepare(*this, opcode_, file_);
-  sqe->off = offset_bytes_;
-  sqe->addr = reinterpret_cast<uintptr_t>(remaining_.data);
-  sqe->len = remaining_.bytes;
+  sqe->off = offset_bytes_ + done_bytes_;
+  // The pages of a request that the driver has registered begin at 0.
+  sqe->addr = reinterpret_cast<uintptr_t>(buffer_.data) + done_bytes_;
+  sqe->len = buffer_.bytes - done_bytes_;
   sqe->rw_flags = rw_flags_;
-  if (remaining_.registered_index >= 0) {
-    sqe->buf_index = static_cast<uint16_t>(remaining_.registered_index);
+  if (buffer_.registered_index >= 0) {
+    sqe->buf_index = static_cast<uint16_t>(buffer_.registered_index);
   }
 }
 
 void TransferOperation::OnComplete(Completion& self, int32_t result) {
   auto& transfer = static_cast<TransferOperation&>(self);
-  if (result == static_cast<int32_t>(transfer.remaining_.bytes)) [[likely]] {
+  if (result == static_cast<int32_t>(transfer.buffer_.bytes - transfer.done_bytes_)) [[likely]] {
     Finish(self, 0);
   } else if (result > 0) {
-    transfer.remaining_.data += result;
-    transfer.remaining_.bytes -= static_cast<uint32_t>(result);
-    transfer.offset_bytes_ += static_cast<uint32_t>(result);
+    transfer.done_bytes_ += static_cast<uint32_t>(result);
     transfer.Submit();
   } else if (result == -EINTR) {
     transfer.Submit();
@@ -86,8 +85,9 @@ void SleepOperation::await_suspend(std::coroutine_handle<> waiter) {
   sqe->len = 1;
 }
 
-CommandOperation::CommandOperation(Ring& ring, File file, uint32_t command, const void* payload)
-    : BasicOperation(ring, Finish), file_(file), command_(command) {
+CommandOperation::CommandOperation(Ring& ring, File file, uint32_t command, const void* payload,
+                                   uint64_t address)
+    : BasicOperation(ring, Finish), file_(file), command_(command), address_(address) {
   std::memcpy(payload_.data(), payload, kPayloadBytes);
 }
 
@@ -95,6 +95,7 @@ void CommandOperation::await_suspend(std::coroutine_handle<> waiter) {
   waiter_ = waiter;
   io_uring_sqe* sqe = ring_.Prepare(*this, IORING_OP_URING_CMD, file_);
   sqe->cmd_op = command_;
+  sqe->addr = address_;
   std::memcpy(sqe->cmd, payload_.data(), kPayloadBytes);
 }
 

@@ -28,6 +28,7 @@ struct File {
 
 /// Memory that data is read into or written from; not owned.
 struct Buffer {
+  /// Null for pages that this process does not see, which a driver has registered with the ring.
   std::byte* data = nullptr;
   uint32_t bytes = 0;
   /// Place in the ring's table of registered buffers that contains the memory; -1: not registered.
@@ -88,7 +89,8 @@ class [[nodiscard]] TransferOperation : public BasicOperation {
   File file_;
   uint8_t opcode_;
   int rw_flags_;
-  Buffer remaining_;
+  Buffer buffer_;
+  uint32_t done_bytes_ = 0;
   uint64_t offset_bytes_;
 };
 
@@ -141,7 +143,8 @@ class [[nodiscard]] SleepOperation : public BasicOperation {
   __kernel_timespec duration_;
 };
 
-/// A command for a driver (IORING_OP_URING_CMD) with its 16 bytes of payload.
+/// A command for a driver (IORING_OP_URING_CMD) with its 16 bytes of payload, and an address beside
+/// them for drivers that want one.
 class [[nodiscard]] CommandOperation : public BasicOperation {
  public:
   static constexpr size_t kPayloadBytes = 16;
@@ -152,11 +155,13 @@ class [[nodiscard]] CommandOperation : public BasicOperation {
 
  protected:
   friend class Ring;
-  CommandOperation(Ring& ring, File file, uint32_t command, const void* payload);
+  CommandOperation(Ring& ring, File file, uint32_t command, const void* payload,
+                   uint64_t address = 0);
 
  private:
   File file_;
   uint32_t command_;
+  uint64_t address_;
   std::array<uint64_t, kPayloadBytes / sizeof(uint64_t)> payload_;
 };
 

@@ -122,6 +122,12 @@ absl::Status Ring::RegisterBuffer(unsigned index, void* data, size_t bytes) {
   return absl::OkStatus();
 }
 
+void Ring::UnregisterBuffer(unsigned index) {
+  const iovec nothing = {};
+  const __u64 no_tag = 0;
+  io_uring_register_buffers_update_tag(&ring_, index, &nothing, &no_tag, 1);
+}
+
 TransferOperation Ring::Read(File file, Buffer buffer, uint64_t offset_bytes) {
   const uint8_t opcode = buffer.registered_index >= 0 ? IORING_OP_READ_FIXED : IORING_OP_READ;
   return {*this, opcode, file, buffer, offset_bytes, 0};

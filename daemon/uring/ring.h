@@ -51,6 +51,8 @@ class Ring {
   /// Puts memory into a place of the table of registered buffers, which pins it. The errors are
   /// those of a missing table and of the limit on locked memory.
   absl::Status RegisterBuffer(unsigned index, void* data, size_t bytes);
+  /// Empties the place, when what is in flight with it has ended.
+  void UnregisterBuffer(unsigned index);
 
   /// All of `buffer`, from and to the file at `offset_bytes`.
   TransferOperation Read(File file, Buffer buffer, uint64_t offset_bytes);

@@ -119,6 +119,12 @@ absl::Status CheckSameDevice(const DeviceSpec& effective, const DeviceSpec& requ
   UBLKD_RETURN_IF_ERROR(check("max_io_bytes", effective.max_io_bytes, request.max_io_bytes));
   UBLKD_RETURN_IF_ERROR(
       check("logical_block_bytes", effective.logical_block_bytes, request.logical_block_bytes));
+  if (request.buffers.has_value() && request.buffers != effective.buffers) {
+    return absl::AlreadyExistsError(
+        absl::StrCat(DescribeTarget(effective), " is attached as ", BlockPath(*effective.id),
+                     " with another buffer mode than ", ublk::BufferModeName(*request.buffers),
+                     "; delete that device first"));
+  }
   if (effective.read_only == request.read_only) return absl::OkStatus();
   return absl::AlreadyExistsError(
       absl::StrCat(DescribeTarget(effective), " is attached as ", BlockPath(*effective.id),

@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "daemon/ublk/buffer_mode.h"
 
 /// What a device is to serve and what it has become. Sizes are bytes.
 namespace ublkd::volume {
@@ -36,6 +37,7 @@ struct DeviceSpec {
   uint32_t max_io_bytes = 0;
   uint32_t logical_block_bytes = 0;
   bool read_only = false;
+  std::optional<ublk::BufferMode> buffers = {};
 };
 
 enum class DeviceState {
@@ -59,7 +61,6 @@ struct DeviceView {
   std::string reason;
   DeviceSpec spec;
   uint64_t size_bytes = 0;
-  std::string buffer_mode;
   std::vector<std::string> features;
   absl::Time created_at;
   /// Others made it: no spec, buffer mode, features and time of creation are known.

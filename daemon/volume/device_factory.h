@@ -47,7 +47,6 @@ class ServedDevice {
   /// As in effect.
   virtual const ublk::DeviceOptions& options() const = 0;
   virtual const ublk::Geometry& geometry() const = 0;
-  virtual std::string buffer_mode() const = 0;
   virtual ublk::Features features() const = 0;
   /// False once the disk is gone, whoever removed it.
   virtual bool live() const = 0;

@@ -245,6 +245,7 @@ absl::StatusOr<DeviceView> DeviceManager::Attach(const Plan& plan, uint32_t id,
   options.depth = static_cast<uint16_t>(record.spec.depth);
   options.max_io_bytes = record.spec.max_io_bytes;
   options.read_only = record.spec.read_only;
+  options.buffers = record.spec.buffers;
   options.on_unexpected_end = [this] { WakeHousekeeper(); };
   UBLKD_ASSIGN_OR_RETURN(std::shared_ptr<ServedDevice> device,
                          factory_.Create(options, std::move(target)));
@@ -262,6 +263,7 @@ void DeviceManager::FillInEffective(DeviceRecord& record, const ServedDevice& de
   record.spec.depth = in_effect.depth;
   record.spec.max_io_bytes = in_effect.max_io_bytes;
   record.spec.read_only = in_effect.read_only;
+  record.spec.buffers = in_effect.buffers;
 }
 
 // Shows a device that is live.
@@ -274,7 +276,6 @@ DeviceView DeviceManager::Publish(const DeviceRecord& record,
   view.minor = device->minor();
   view.spec = record.spec;
   view.size_bytes = device->geometry().size_bytes;
-  view.buffer_mode = device->buffer_mode();
   view.features = device->features().Names();
   view.created_at = record.created_at;
   {

@@ -15,6 +15,8 @@ namespace {
 
 constexpr absl::string_view kFormatName = "ublkd-device";
 constexpr absl::string_view kSuffix = ".json";
+/// Who reads no more than this cannot serve a device that does not copy.
+constexpr uint32_t kCopyOnlyVersion = 2;
 constexpr uint32_t kMaxUint32 = std::numeric_limits<uint32_t>::max();
 constexpr mode_t kFolderMode = 0700;
 
@@ -53,6 +55,15 @@ absl::Status DecodeNumber(const Json& json, const char* name, uint32_t& into) {
   return absl::OkStatus();
 }
 
+/// Older records have no such field, and none that leaves the choice open.
+absl::Status DecodeBuffers(const Json& json, DeviceSpec& spec) {
+  if (!json.contains("buffers")) return absl::OkStatus();
+  UBLKD_ASSIGN_OR_RETURN(const std::string name, TextField(json, "buffers"));
+  spec.buffers = ublk::ParseBufferMode(name);
+  if (spec.buffers.has_value()) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat("\"", name, "\" is not a buffer mode"));
+}
+
 absl::Status DecodeSpec(const Json& json, DeviceSpec& spec) {
   UBLKD_ASSIGN_OR_RETURN(const Json target, ObjectField(json, "target"));
   UBLKD_RETURN_IF_ERROR(DecodeTarget(target, spec));
@@ -61,15 +72,22 @@ absl::Status DecodeSpec(const Json& json, DeviceSpec& spec) {
   UBLKD_RETURN_IF_ERROR(DecodeNumber(json, "max_io_bytes", spec.max_io_bytes));
   UBLKD_RETURN_IF_ERROR(DecodeNumber(json, "logical_block_bytes", spec.logical_block_bytes));
   UBLKD_ASSIGN_OR_RETURN(spec.read_only, TruthField(json, "read_only"));
-  return absl::OkStatus();
+  return DecodeBuffers(json, spec);
+}
+
+/// The oldest version whose readers know all that the record says, so that an ublkd of before can
+/// take over what it can serve.
+uint32_t VersionOf(const DeviceSpec& spec) {
+  const bool copies = spec.buffers.value_or(ublk::BufferMode::kCopy) == ublk::BufferMode::kCopy;
+  return copies ? kCopyOnlyVersion : kDeviceRecordVersion;
 }
 
 }  // namespace
 
 std::string EncodeDeviceRecord(const DeviceRecord& record) {
-  const Json json = {
+  Json json = {
       {"format", std::string(kFormatName)},
-      {"version", kDeviceRecordVersion},
+      {"version", VersionOf(record.spec)},
       {"id", *record.spec.id},
       {"spec",
        {{"target", EncodeTarget(record.spec)},
@@ -84,6 +102,9 @@ std::string EncodeDeviceRecord(const DeviceRecord& record) {
       {"generation", record.generation},
       {"created_at", FormatRecordTime(record.created_at)},
   };
+  if (record.spec.buffers.has_value()) {
+    json["spec"]["buffers"] = std::string(ublk::BufferModeName(*record.spec.buffers));
+  }
   return DumpRecord(json);
 }
 

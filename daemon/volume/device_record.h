@@ -16,7 +16,8 @@
 namespace ublkd::volume {
 
 /// 2: what a server leaves may have to be taken over; who reads 1 only would take it away.
-inline constexpr uint32_t kDeviceRecordVersion = 2;
+/// 3: a buffer mode other than copy.
+inline constexpr uint32_t kDeviceRecordVersion = 3;
 /// The oldest version that is read: the one before, and never less than the first.
 inline constexpr uint32_t kOldestDeviceRecordVersion = 1;
 

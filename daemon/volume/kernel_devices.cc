@@ -29,7 +29,6 @@ class ServedKernelDevice : public ServedDevice {
   uint32_t minor() const override { return device_->minor(); }
   const ublk::DeviceOptions& options() const override { return device_->options(); }
   const ublk::Geometry& geometry() const override { return device_->geometry(); }
-  std::string buffer_mode() const override { return std::string(device_->buffer_mode()); }
   ublk::Features features() const override { return device_->features(); }
   bool live() const override { return device_->live(); }
   ublk::DeviceStats Stats() const override { return device_->Stats(); }

@@ -26,9 +26,9 @@ constexpr char kDevices[] = R"pb(
       depth: 128
       max_io_bytes: 524288
       logical_block_bytes: 4096
+      buffer_mode: BUFFER_MODE_COPY
     }
     size_bytes: 10737418240
-    buffer_mode: "copy"
     features: "USER_COPY"
     features: "CMD_IOCTL_ENCODE"
     created_at { seconds: 1769860800 }
@@ -47,9 +47,9 @@ constexpr char kDevices[] = R"pb(
       max_io_bytes: 65536
       logical_block_bytes: 512
       read_only: true
+      buffer_mode: BUFFER_MODE_USER_COPY
     }
     size_bytes: 1610612736
-    buffer_mode: "user-copy"
     created_at { seconds: 1769864461 }
   })pb";
 

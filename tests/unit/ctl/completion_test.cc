@@ -89,11 +89,14 @@ TEST_F(CtlCompletion, Commands) {
 TEST_F(CtlCompletion, OptionsOfTheCommandAndGlobalOnesWithoutThoseInUse) {
   EXPECT_THAT(Complete({"device", "create", "--"}),
               ElementsAre("--help", "--volume", "--file", "--null", "--id", "--queues", "--depth",
-                          "--block-size", "--max-io", "--read-only", "--version", "--socket",
-                          "--output", "--timeout"));
-  EXPECT_THAT(Complete({"device", "create", "--read-only", "--queues=2", "-o", "json", "--"}),
-              ElementsAre("--help", "--volume", "--file", "--null", "--id", "--depth",
-                          "--block-size", "--max-io", "--version", "--socket", "--timeout"));
+                          "--block-size", "--max-io", "--read-only", "--buffers", "--version",
+                          "--socket", "--output", "--timeout"));
+  EXPECT_THAT(Complete({"device", "create", "--buffers", ""}),
+              ElementsAre("copy", "user-copy", "zero-copy"));
+  EXPECT_THAT(
+      Complete({"device", "create", "--read-only", "--queues=2", "-o", "json", "--"}),
+      ElementsAre("--help", "--volume", "--file", "--null", "--id", "--depth", "--block-size",
+                  "--max-io", "--buffers", "--version", "--socket", "--timeout"));
   EXPECT_THAT(Complete({"volume", "create", "--label", "a=b", "--l"}), ElementsAre("--label"))
       << "it may be repeated";
 }

@@ -51,7 +51,7 @@ INSTANTIATE_TEST_SUITE_P(
         Level{{"device"}, {"create ", "list ", "show ", "delete "}},
         Level{{"device", "create"},
               {"--volume POOL/NAME", "--file PATH", "--null SIZE", "--queues N", "--depth N",
-               "--block-size SIZE", "--read-only", "--id N", "--max-io SIZE"}},
+               "--block-size SIZE", "--read-only", "--buffers MODE", "--id N", "--max-io SIZE"}},
         Level{{"device", "list"}, {}}, Level{{"device", "show"}, {"DEVICE"}},
         Level{{"device", "delete"}, {"DEVICE..."}},
         Level{{"volume"}, {"create ", "list ", "show ", "delete "}},

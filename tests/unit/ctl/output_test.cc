@@ -165,10 +165,10 @@ TEST_F(CtlOutput, OneDeviceAsJson) {
     "depth": 128,
     "max_io_bytes": 524288,
     "logical_block_bytes": 4096,
-    "read_only": false
+    "read_only": false,
+    "buffer_mode": "BUFFER_MODE_COPY"
   },
   "size_bytes": "10737418240",
-  "buffer_mode": "copy",
   "features": [
     "USER_COPY",
     "CMD_IOCTL_ENCODE"

@@ -39,9 +39,10 @@ TEST_F(CtlRequest, EveryOptionOfADeviceIsSent) {
   expected.set_max_io_bytes(1 << 20);
   expected.set_logical_block_bytes(4096);
   expected.set_read_only(true);
+  expected.set_buffer_mode(v1::BUFFER_MODE_COPY);
   const v1::DeviceSpec sent =
       Spec({"--null", "10GiB", "--id", "7", "--queues", "4", "--depth", "64", "--max-io", "1MiB",
-            "--block-size", "4KiB", "--read-only"});
+            "--block-size", "4KiB", "--read-only", "--buffers", "copy"});
   EXPECT_TRUE(MessageDifferencer::Equals(sent, expected)) << sent.DebugString();
 }
 

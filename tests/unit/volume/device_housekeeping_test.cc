@@ -171,6 +171,20 @@ TEST(DeviceRecord, Version1IsRead) {
   EXPECT_EQ(DescribeTarget(read->spec), "volume fast/a");
 }
 
+TEST(DeviceRecord, OnlyWhatAnOlderUblkdCannotServeHasANewVersion) {
+  DeviceRecord record = Sample(VolumeDevice("p/a"));
+  record.spec.buffers = ublk::BufferMode::kCopy;
+  EXPECT_THAT(EncodeDeviceRecord(record), testing::HasSubstr("\"version\": 2"));
+  record.spec.buffers = ublk::BufferMode::kZeroCopy;
+  const std::string written = EncodeDeviceRecord(record);
+  EXPECT_THAT(written, testing::HasSubstr("\"version\": 3"));
+  const auto read = DecodeDeviceRecord(written);
+  ASSERT_THAT(read, IsOk());
+  EXPECT_EQ(read->spec.buffers, ublk::BufferMode::kZeroCopy);
+  EXPECT_THAT(DecodeDeviceRecord(absl::StrReplaceAll(written, {{"zero-copy", "no-copy"}})),
+              Refused(StatusCode::kDataLoss, "no-copy"));
+}
+
 TEST(DeviceRecord, DamageIsRefusedAndNeverCrashes) {
   const std::string good = EncodeDeviceRecord(Sample(FileDevice("/x")));
   for (size_t length = 0; length + 2 < good.size(); ++length) {
@@ -181,7 +195,7 @@ TEST(DeviceRecord, DamageIsRefusedAndNeverCrashes) {
     bad[at] = static_cast<char>(bad[at] ^ 0x15);
     (void)DecodeDeviceRecord(bad);
   }
-  EXPECT_THAT(DecodeDeviceRecord(absl::StrReplaceAll(good, {{"\"version\": 2", "\"version\": 3"}})),
+  EXPECT_THAT(DecodeDeviceRecord(absl::StrReplaceAll(good, {{"\"version\": 2", "\"version\": 4"}})),
               Refused(StatusCode::kFailedPrecondition, "newer"));
 }
 

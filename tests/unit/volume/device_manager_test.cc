@@ -39,7 +39,7 @@ TEST_F(DeviceManagerTest, AnAttachedDeviceShowsEveryDefaultFilledIn) {
   EXPECT_EQ(device->spec.depth, 128u);
   EXPECT_EQ(device->spec.max_io_bytes, 512u << 10);
   EXPECT_EQ(device->spec.logical_block_bytes, 512u);
-  EXPECT_EQ(device->buffer_mode, "copy");
+  EXPECT_EQ(device->spec.buffers, ublk::BufferMode::kCopy);
   EXPECT_THAT(device->features, ElementsAre("CMD_IOCTL_ENCODE"));
   EXPECT_THAT(devices_->Get(0), IsOk());
   EXPECT_THAT(devices_->Get(1), Refused(StatusCode::kNotFound, "device 1"));

@@ -182,14 +182,15 @@ class FakeDevices::Served : public ServedDevice {
  public:
   Served(FakeDevices& owner, ublk::DeviceOptions options,
          std::unique_ptr<ublk::DeviceTarget> target)
-      : owner_(owner), options_(std::move(options)), target_(std::move(target)) {}
+      : owner_(owner), options_(std::move(options)), target_(std::move(target)) {
+    if (!options_.buffers.has_value()) options_.buffers = ublk::BufferMode::kCopy;
+  }
   ~Served() override { (void)Stop(ublk::StopMode::kForce); }
 
   uint32_t major() const override { return 240; }
   uint32_t minor() const override { return *options_.id; }
   const ublk::DeviceOptions& options() const override { return options_; }
   const ublk::Geometry& geometry() const override { return target_->geometry(); }
-  std::string buffer_mode() const override { return "copy"; }
   ublk::Features features() const override {
     return ublk::Features().With(ublk::Feature::kCmdIoctlEncode);
   }
@@ -233,7 +234,7 @@ class FakeDevices::Served : public ServedDevice {
 
  private:
   FakeDevices& owner_;
-  const ublk::DeviceOptions options_;
+  ublk::DeviceOptions options_;
   const std::unique_ptr<ublk::DeviceTarget> target_;
   bool stopped_ = false;
 };
