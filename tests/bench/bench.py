@@ -1,171 +1,119 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Measures what a 4 KiB direct I/O costs through the engine, in instructions of the whole system,
-beside the kernel's loop device and the bare RAM disk on the same kernel. Each kernel runs in a VM in
-exact cost mode, so the numbers are the same on any machine. Prints a table, writes JSON."""
+"""Measures what an I/O costs through the engine, beside the kernel's loop device and the bare RAM
+disk on the same kernel: in instructions of the whole system, which are the same on any machine, and
+by the clock. Prints tables and verdicts, writes JSON and a chart."""
+
+from __future__ import annotations
 
 import argparse
-import json
-import math
 import pathlib
-import statistics
-import subprocess
 import sys
-import tempfile
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "vm"))
-
-import images  # noqa: E402
 
 HERE = pathlib.Path(__file__).resolve().parent
-VM = HERE.parent / "vm" / "vm.py"
-DRIVER = HERE.parent.parent / "driver"
-RAMDISK = "400M"
-MEMORY_MIB = "1024"
-TIMEOUT_S = "3600"
+sys.path.insert(0, str(HERE.parent / "vm"))
 
-# Name, subject, the one it is compared with, pattern, depth (b: fio reaps in batches, as an
-# application does that keeps many requests in flight), what the ratio must not exceed.
-MUSTS = (
-    ("file, qd32, to kernel loop", "file", "loop", "randread", "32", 1.15),
-    ("file, qd32, to kernel loop", "file", "loop", "randwrite", "32", 1.15),
-    ("file, qd32b, to kernel loop", "file", "loop", "randread", "32b", 1.15),
-    ("file, qd32b, to kernel loop", "file", "loop", "randwrite", "32b", 1.15),
-    ("metrics on to off, null, qd32", "null", "null-nometrics", "randread", "32", 1.01),
-    ("metrics on to off, null, qd1", "null", "null-nometrics", "randread", "1", 1.01),
-    ("metrics on to off, file, qd32", "file", "file-nometrics", "randread", "32", 1.01),
-)
+import chart  # noqa: E402
+import guests  # noqa: E402
+import host  # noqa: E402
+import judge  # noqa: E402
+import plan  # noqa: E402
+import report  # noqa: E402
+import results as files  # noqa: E402
 
-# Ours and the kernel's own driver under the same server: never more, in any cell.
-STOCK_SUBJECTS = ("null", "file")
-STOCK_BOUND = 1.00
-# What a profile is made of when nothing else is asked for.
-PROFILED = ["--subjects", "null,file", "--depths", "1,32b", "--patterns", "randread"]
-MOST_FUNCTIONS = 40
-DRIVER_PREFIXES = ("ublk_", "__ublk_")
+ALL_KERNELS = "6.1,6.12,7.x"
+QUICK_KERNELS = "6.12"
+RECORD_JSON = HERE / "results.json"
+RECORD_CHART = HERE / "results.svg"
+ALL_GROUPS = (*plan.GROUPS, "idle")
 
 
-def run(command, **options):
-    return subprocess.run([str(part) for part in command], check=True, **options)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="./run bench", description=__doc__)
+    parser.add_argument("--programs", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
+    add = parser.add_argument
+    add("--kernels", metavar="K,...", help=f"default {ALL_KERNELS}; {QUICK_KERNELS} with --quick")
+    add("--stock", action="store_true", help="the kernel's own ublk driver as well, where it has one")
+    add("--peers", action="store_true", help="the server of the kernel's own tests as well")
+    add("--quick", action="store_true", help="a few 4k reads alone")
+    add("--idle", action="store_true", help=f"{plan.IDLE_DEVICES} idle devices as well")
+    add("--threads", action="store_true", help="several threads for one queue as well")
+    add("--only", metavar="GROUP,...", help=f"these alone of {', '.join(ALL_GROUPS)}")
+    add("--subjects", metavar="S,...", help=f"these alone of {', '.join(plan.SUBJECTS)}")
+    add("--repeat", type=int, default=0, metavar="N", help="runs of each cell; 5 settle what --stock asks")
+    add("--server", type=pathlib.Path, metavar="FILE", help="a serve_device that was built elsewhere")
+    add("--profile", action="store_true",
+        help="where the instructions of null and file reads go, by layer and function; nothing else")
+    add("--record", action="store_true",
+        help="all of the above but the profile, into the results that the README shows")
+    add("--output", type=pathlib.Path, metavar="FILE", help="the numbers as JSON")
+    add("--chart", type=pathlib.Path, metavar="FILE", help="the numbers as a chart (SVG)")
+    add("--from", type=pathlib.Path, metavar="FILE", dest="source",
+        help="measures nothing, and takes the numbers of an earlier --output")
+    return parser
 
 
-def measure(kernel, server, stock, quick, repeat, profiles):
-    """The costs of each run, by row; `profiles`, if it is not None, gets the functions of some."""
-    with tempfile.TemporaryDirectory(prefix="ublkd-bench-") as folder:
-        out = pathlib.Path(folder) / "out"
-        command = [VM, "run", kernel, "--quiet", "--icount", "--ramdisk", RAMDISK, "--mem",
-                   MEMORY_MIB, "--timeout", TIMEOUT_S, "--out", out, "--add",
-                   f"{server}:/opt/bench/serve_device", "--add", f"{HERE}:/opt/bench/scripts"]
-        guest = ["/opt/bench/scripts/guest_bench.py", "--server", "/opt/bench/serve_device",
-                 "--output", "/out/bench.json", "--repeat", str(repeat)]
-        if not stock:
-            module = pathlib.Path(folder) / "module"
-            run([VM, "kmod", kernel, DRIVER, module], stdout=subprocess.DEVNULL)
-            command += ["--add", f"{module}:/opt/bench/module"]
-            guest += ["--driver", "/opt/bench/module/ublk_drv.ko"]
-        if profiles is not None:
-            root = images.userland([images.PACKAGES, HERE / "packages.txt"])
-            command += ["--root", root]
-            guest += ["--profile", "/out/profile.json", *PROFILED]
-        elif quick:
-            guest += ["--subjects", "loop,null,file", "--patterns", "randread"]
-        run([*command, "--", "python3", *guest], stdout=sys.stderr)
-        if profiles is not None:
-            found = json.loads((out / "profile.json").read_text(encoding="utf-8"))
-            profiles[kernel + (" stock" if stock else "")] = found
-        return json.loads((out / "bench.json").read_text(encoding="utf-8"))
+def _words(text: str | None, known: tuple[str, ...], what: str) -> tuple[str, ...]:
+    chosen = tuple(text.split(",")) if text else ()
+    for word in chosen:
+        if word not in known:
+            raise SystemExit(f"{what} {word}: there is none; choose from {', '.join(known)}")
+    return chosen
 
 
-def print_table(results):
-    columns = list(results)
-    rows = {row: None for column in results.values() for row in column}
-    print(f"{'instructions per I/O':32}" + "".join(f"{column:>14}" for column in columns))
-    for row in rows:
-        cells = (results[column].get(row) for column in columns)
-        print(f"{row:32}" + "".join(f"{cell if cell is not None else '-':>14}" for cell in cells))
+def _groups(options: argparse.Namespace) -> tuple[str, ...]:
+    if options.profile:
+        return ("cost",)
+    chosen = _words(options.only, ALL_GROUPS, "--only")
+    if chosen:
+        return chosen
+    more = [group for group in ("threads", "idle") if getattr(options, group)]
+    return (*plan.DEFAULT_GROUPS, *more)
 
 
-def check_musts(results):
-    """True when every ratio is within its bound."""
-    good = True
-    for column, costs in results.items():
-        for name, subject, other, pattern, depth, bound in MUSTS:
-            cost = costs.get(f"{subject} qd{depth} {pattern}")
-            base = costs.get(f"{other} qd{depth} {pattern}")
-            if cost is None or base is None:
-                continue
-            ratio = cost / base
-            verdict = "ok" if ratio <= bound else "TOO MUCH"
-            good = good and ratio <= bound
-            print(f"{column:>12}  {name} ({pattern}): {ratio:.3f}, must be <= {bound}: {verdict}")
-    return good
+def _measure(options: argparse.Namespace) -> files.Results:
+    order = guests.Options(
+        programs=options.programs,
+        server=options.server,
+        stock=options.stock,
+        peers=options.peers,
+        quick=options.quick,
+        profile=options.profile,
+        repeat=options.repeat,
+        subjects=_words(options.subjects, tuple(plan.SUBJECTS), "--subjects"),
+    )
+    found = files.Results()
+    names = options.kernels or (QUICK_KERNELS if options.quick else ALL_KERNELS)
+    for kernel in names.split(","):
+        for group in _groups(options):
+            guests.measure(kernel, group, order, found)
+            # What is there is kept, whatever becomes of the rest.
+            if options.output:
+                found.save(options.output)
+    return found
 
 
-def uncertainty(costs):
-    """The standard error of the mean, as a part of it; 0 for one run, of which nothing is known."""
-    if len(costs) < 2:
-        return 0.0
-    return statistics.stdev(costs) / math.sqrt(len(costs)) / statistics.mean(costs)
-
-
-def check_stock(runs):
-    """True when our driver costs no more than the kernel's own in any cell, as far as can be told:
-    with several requests in flight, how often tasks are switched differs from run to run."""
-    good = True
-    for column, cells in runs.items():
-        stock = runs.get(column + " stock", {})
-        for row in (row for row in cells if row in stock and row.split()[0] in STOCK_SUBJECTS):
-            ratio = statistics.mean(cells[row]) / statistics.mean(stock[row])
-            doubt = 2 * math.hypot(uncertainty(cells[row]), uncertainty(stock[row]))
-            too_much = ratio > STOCK_BOUND + doubt
-            verdict = "TOO MUCH" if too_much else "ok" if ratio <= STOCK_BOUND else "even"
-            good = good and not too_much
-            print(f"{column:>12}  {row}, ours to the kernel's driver: {ratio:.3f} +- {doubt:.3f}, "
-                  f"must be <= {STOCK_BOUND:.2f}: {verdict}")
-    return good
-
-
-def print_profiles(profiles):
-    for column, rows in profiles.items():
-        for row, functions in rows.items():
-            print(f"\n{column}, {row}: instructions of one I/O by function")
-            for count, place, function in functions[:MOST_FUNCTIONS]:
-                print(f"{count:>8}  {place:24} {function}")
-            rest = functions[MOST_FUNCTIONS:]
-            print(f"{sum(count for count, _, _ in rest):>8}  in {len(rest)} others")
-            ours = [count for count, _, name in functions if name.startswith(DRIVER_PREFIXES)]
-            print(f"{sum(ours):>8}  of all these in functions of the driver")
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--server", required=True, help="the built serve_device program")
-    parser.add_argument("--kernels", default="6.1,6.12", help="names for vm.py, with commas")
-    parser.add_argument("--stock", action="store_true", help="also the kernel's own driver, where it has one")
-    parser.add_argument("--quick", action="store_true", help="reads of loop, null and file alone")
-    parser.add_argument("--repeat", type=int, default=1, metavar="N",
-                        help="runs of each cell, whose mean is shown; 5 settle what --stock asks")
-    parser.add_argument("--profile", action="store_true",
-                        help="where the instructions of null and file reads go, by function")
-    parser.add_argument("--output", type=pathlib.Path, help="JSON goes here")
-    arguments = parser.parse_args()
-
-    runs = {}
-    profiles = {} if arguments.profile else None
-    for kernel in arguments.kernels.split(","):
-        for stock in (False, True) if arguments.stock and kernel != "6.1" else (False,):
-            column = kernel + (" stock" if stock else "")
-            runs[column] = measure(kernel, arguments.server, stock, arguments.quick,
-                                   arguments.repeat, profiles)
-    results = {column: {row: round(statistics.mean(costs)) for row, costs in cells.items()}
-               for column, cells in runs.items()}
-    print_table(results)
-    print_profiles(profiles or {})
-    good = check_musts(results) & check_stock(runs)
-    if arguments.output:
-        facts = {"instructions": results, "runs": runs, "functions": profiles or {}}
-        arguments.output.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    return 0 if good else 1
+def main() -> int:
+    options = _parser().parse_args()
+    if options.record:
+        options.stock = options.peers = options.idle = options.threads = True
+        options.output = options.output or RECORD_JSON
+        options.chart = options.chart or RECORD_CHART
+    try:
+        found = files.load(options.source) if options.source else _measure(options)
+    except host.Failure as failure:
+        raise SystemExit(f"bench: {failure}") from failure
+    print(report.text(found))
+    verdicts = judge.judge(found)
+    print("\n" + "\n".join(str(verdict) for verdict in verdicts))
+    for problem in found.problems:
+        print(f"FAILED: {problem}")
+    if options.output:
+        found.save(options.output)
+    if options.chart:
+        options.chart.write_text(chart.draw(found), encoding="utf-8")
+    too_much = any(verdict.word == judge.TOO_MUCH for verdict in verdicts)
+    return 1 if too_much or found.problems else 0
 
 
 if __name__ == "__main__":

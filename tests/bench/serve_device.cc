@@ -78,6 +78,7 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"copy", "user-copy", "zero-copy"}));
   app.add_option("--queues", arguments.device.queues, "hardware queues");
   app.add_option("--depth", arguments.device.depth, "requests in flight for each queue");
+  app.add_option("--threads", arguments.device.threads_per_queue, "threads for each queue");
   app.add_flag("!--no-metrics", arguments.device.metrics, "without counters");
   CLI11_PARSE(app, argc, argv);
 

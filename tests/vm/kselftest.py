@@ -34,8 +34,8 @@ OUT = _CHECKOUT / "build" / "kselftest"
 _MODULE = "ublk_drv"
 _SOURCE_KERNEL = "7.x"
 # The suite that has a liburing, fio and bpftrace that are new enough.
-_SUITE = "forky"
-_BUILD_PACKAGES = ["libc6-dev", "liburing-dev"]
+SUITE = "forky"
+BUILD_PACKAGES = ["libc6-dev", "liburing-dev"]
 _SELFTESTS = "tools/testing/selftests"
 _MEMBERS = [f"{_SELFTESTS}/{name}" for name in ("ublk", "lib.mk", "kselftest.h")]
 _MEMBERS.append(f"{_SELFTESTS}/kselftest_harness.h")
@@ -136,7 +136,7 @@ class Options:
 
 def _build_tests(source: apt.Package, headers: apt.Package, folder: Path) -> None:
     """Leaves the scripts and their compiled server in `folder`/ublk."""
-    root = buildroot.compiler_root(_SUITE, _BUILD_PACKAGES)
+    root = buildroot.compiler_root(SUITE, BUILD_PACKAGES)
     tree = sources.unpack(_SOURCE_KERNEL, source, folder, _MEMBERS)
     with host.step("compiling kublk"):
         debs = folder / "debs"
@@ -153,7 +153,7 @@ def _build_tests(source: apt.Package, headers: apt.Package, folder: Path) -> Non
     shutil.rmtree(tree)
 
 
-def _obtain_tests() -> tuple[Path, str]:
+def obtain_tests() -> tuple[Path, str]:
     """The cached folder of tests for a guest's /opt/ublkd, and where it is from."""
 
     def choose(archive: apt.Archive) -> list[apt.Package]:
@@ -166,8 +166,8 @@ def _obtain_tests() -> tuple[Path, str]:
         "format": _FORMAT,
         "source": origin,
         "headers": headers.version,
-        "suite": _SUITE,
-        "packages": _BUILD_PACKAGES,
+        "suite": SUITE,
+        "packages": BUILD_PACKAGES,
     }
     entry = cache.obtain(
         "kselftest", "ublk", key, lambda folder: _build_tests(source, headers, folder)
@@ -286,9 +286,9 @@ def _table(results: dict[str, list[Result]]) -> str:
 
 def run(options: Options) -> int:
     """Runs the selftests; prints a table; the exit status is 1 when one failed."""
-    tests, origin = _obtain_tests()
+    tests, origin = obtain_tests()
     names = _choose(tests, options.names)
-    root = images.userland([_FOLDER / "packages.txt"], _SUITE)
+    root = images.userland([_FOLDER / "packages.txt"], SUITE)
     results: dict[str, list[Result]] = {}
     for kernel in options.kernels:
         found = _Campaign(options, kernel, tests, root).run(names)
