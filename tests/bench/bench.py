@@ -48,8 +48,8 @@ def _parser() -> argparse.ArgumentParser:
         help="all of the above but the profile, into the results that the README shows")
     add("--output", type=pathlib.Path, metavar="FILE", help="the numbers as JSON")
     add("--chart", type=pathlib.Path, metavar="FILE", help="the numbers as a chart (SVG)")
-    add("--from", type=pathlib.Path, metavar="FILE", dest="source",
-        help="measures nothing, and takes the numbers of an earlier --output")
+    add("--from", type=pathlib.Path, metavar="FILE", dest="sources", action="append",
+        help="measures nothing, and takes the numbers of an earlier --output; of several together")
     return parser
 
 
@@ -93,6 +93,13 @@ def _measure(options: argparse.Namespace) -> files.Results:
     return found
 
 
+def _load(sources: list[pathlib.Path]) -> files.Results:
+    found = files.Results()
+    for path in sources:
+        found.add(files.load(path))
+    return found
+
+
 def main() -> int:
     options = _parser().parse_args()
     if options.record:
@@ -100,7 +107,7 @@ def main() -> int:
         options.output = options.output or RECORD_JSON
         options.chart = options.chart or RECORD_CHART
     try:
-        found = files.load(options.source) if options.source else _measure(options)
+        found = _load(options.sources) if options.sources else _measure(options)
     except host.Failure as failure:
         raise SystemExit(f"bench: {failure}") from failure
     print(report.text(found))

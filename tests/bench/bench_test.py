@@ -9,9 +9,11 @@ import unittest
 import xml.etree.ElementTree as xml
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent / "vm")]
 
 import chart  # noqa: E402
+import guest_bench  # noqa: E402
+import guests  # noqa: E402
 import judge  # noqa: E402
 import layers  # noqa: E402
 import plan  # noqa: E402
@@ -62,6 +64,27 @@ class Plan(unittest.TestCase):
                 self.assertEqual({block.jobs for block in group.blocks}, {1})
 
 
+class Choice(unittest.TestCase):
+    def chosen(self, name, drivers, peers=True, only=()):
+        order = {"drivers": drivers, "peers": peers, "subjects": only}
+        block = plan.GROUPS["cost"].blocks[0]
+        return [d for d in drivers if guest_bench.wanted(order, d, name, block)]
+
+    def test_each_subject_is_measured_where_it_says_something(self):
+        both = [plan.OURS, plan.STOCK]
+        self.assertEqual(self.chosen("file", both), both)
+        self.assertEqual(self.chosen("loop", both), [plan.OURS])
+        self.assertEqual(self.chosen("kublk-null", both), [plan.STOCK])
+        self.assertEqual(self.chosen("kublk-null", [plan.OURS]), [plan.OURS])
+        self.assertEqual(self.chosen("kublk-null", both, peers=False), [])
+        self.assertEqual(self.chosen("file", both, only=["null"]), [])
+
+    def test_only_results_are_taken_from_what_the_guest_says(self):
+        self.assertEqual(guests._told('{"kind": "idle"}'), {"kind": "idle"})
+        for noise in ('{"level": "warning"}', "[1]", "E1128 accept4", ""):
+            self.assertIsNone(guests._told(noise))
+
+
 class Fio(unittest.TestCase):
     def test_jobs_of_a_sequential_load_share_the_file_out(self):
         load = workload.Load("read", 128, "32b", 4)
@@ -110,9 +133,9 @@ class Judge(unittest.TestCase):
     def test_idle_devices(self):
         result = results.Results()
         idle = {"kernel": "6.12", "driver": plan.OURS, "devices": 200,
-                "kib_per_device": {"used": 1025}, "threads": {"queue threads": {"cpu": 0.0}}}
+                "kib_per_device": {"used": 1025}, "threads": {"queue threads": {"cpu": 0.0, "switches_per_second": 0.5}}}
         result.idle.append(idle)
-        self.assertEqual([v.word for v in judge.judge(result)], [judge.TOO_MUCH, judge.OK])
+        self.assertEqual([v.word for v in judge.judge(result)], [judge.TOO_MUCH, judge.TOO_MUCH, judge.OK])
 
 
 class Files(unittest.TestCase):
@@ -126,6 +149,13 @@ class Files(unittest.TestCase):
             result.save(path)
             again = results.load(path)
         self.assertEqual(again, result)
+
+    def test_runs_of_two_files_join(self):
+        both = found(cost("file", 100))
+        both.add(found(cost("file", 200), kernel="6.12"))
+        both.add(found(cost("file", 300), kernel="6.1"))
+        self.assertEqual([runs.value for runs in both.cells.values()], [150, 300])
+        self.assertEqual(list(both.kernels), ["6.12", "6.1"])
 
     def test_another_schema_is_refused(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -44,18 +44,25 @@ def measure(order: dict, driver: str, name: str, block: plan.Block) -> None:
                      depth=load.depth, rows=rows)
 
 
+def wanted(order: dict, driver: str, name: str, block: plan.Block) -> bool:
+    """Whether a subject is measured under a driver: what needs none with the first one alone, and
+    other servers on the driver that comes with the kernel, where there is one."""
+    subject = plan.SUBJECTS[name]
+    if order["subjects"] and name not in order["subjects"]:
+        return False
+    if subject.peer:
+        return order["peers"] and driver == order["drivers"][-1]
+    if not subject.needs_driver:
+        return driver == order["drivers"][0]
+    return driver != plan.STOCK or block.stock
+
+
 def run_block(order: dict, driver: str, block: plan.Block) -> None:
-    """A block under one driver; what needs no driver is measured with the first one only."""
+    """A block under one driver."""
     for name in block.subjects:
-        if order["subjects"] and name not in order["subjects"]:
+        if not wanted(order, driver, name, block):
             continue
         subject = plan.SUBJECTS[name]
-        if subject.peer and not order["peers"]:
-            continue
-        if not subject.needs_driver and driver != order["drivers"][0]:
-            continue
-        if driver == plan.STOCK and not block.stock:
-            continue
         shown = driver if subject.needs_driver else plan.NO_DRIVER
         try:
             measure(order, shown, name, block)
@@ -73,9 +80,8 @@ def main() -> int:
     version = subprocess.run(["fio", "--version"], check=True, capture_output=True, text=True)
     tell("facts", release=os.uname().release, fio=version.stdout.strip())
     if order["group"] == "idle":
-        for driver in order["drivers"]:
-            subjects.load_driver(driver)
-            tell("idle", driver=driver, **idle.measure())
+        subjects.load_driver(order["drivers"][0])
+        tell("idle", driver=order["drivers"][0], **idle.measure())
         return 0
     subprocess.run(["modprobe", "loop"], check=False)
     subjects.fill_file()

@@ -112,6 +112,15 @@ def _progress(kernel: str, group: str, told: dict[str, Any]) -> str:
     return f"{where} {load:24} {value:>9} {'instructions' if 'instructions' in told else 'IOPS'}"
 
 
+def _told(line: str) -> dict[str, Any] | None:
+    """A result, if that is what the guest's line is; else a log line of a server, or a complaint."""
+    try:
+        told = json.loads(line)
+    except ValueError:
+        return None
+    return told if isinstance(told, dict) and "kind" in told else None
+
+
 def _take(results: Results, kernel: str, group: str, told: dict[str, Any]) -> None:
     kind = told.pop("kind")
     if kind == "facts":
@@ -131,9 +140,8 @@ def measure(kernel: str, group: str, options: Options, results: Results) -> None
     guest = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace")
     assert guest.stdout is not None
     for line in guest.stdout:
-        try:
-            told = json.loads(line)
-        except ValueError:
+        told = _told(line)
+        if told is None:
             sys.stderr.write(line)
             continue
         if told["kind"] != "facts":

@@ -18,11 +18,12 @@ import plan
 import subjects
 
 _FOLDER = subjects.RAMDISK_FOLDER + "/idle"
-_SOCKET = _FOLDER + "/run/ublkd.sock"
+_SOCKET = "/run/ublkd/ublkd.sock"
 _START_SECONDS = 60
 _SETTLE_SECONDS = 5
 _FILE_BYTES = 1 << 30
 _CALLERS = 4
+_STACK_KIB = 8192
 # Parts of the kernel's memory, by their names in /proc/meminfo.
 _PARTS = ("Slab", "KernelStack", "PageTables", "VmallocUsed", "Percpu", "AnonPages", "Mlocked")
 
@@ -34,9 +35,7 @@ def _ctl(*words: str) -> subprocess.CompletedProcess[str]:
 
 @contextlib.contextmanager
 def _ublkd() -> Iterator[subprocess.Popen[bytes]]:
-    os.makedirs(f"{_FOLDER}/run", exist_ok=True)
-    command = [f"{subjects.FOLDER}/ublkd", "--socket", _SOCKET, "--state-dir", f"{_FOLDER}/run"]
-    command += ["--on-stop", "stop", "--log-level", "warning"]
+    command = [f"{subjects.FOLDER}/ublkd", "--on-stop", "stop", "--log-level", "warning"]
     process = subprocess.Popen(command)
     try:
         deadline = time.monotonic() + _START_SECONDS
@@ -50,11 +49,16 @@ def _ublkd() -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
+def _make_files() -> None:
+    """Before anything is counted: they lie in memory, too."""
+    os.makedirs(_FOLDER, exist_ok=True)
+    for number in range(plan.IDLE_DEVICES):
+        with open(f"{_FOLDER}/{number}", "wb") as file:
+            file.truncate(_FILE_BYTES)
+
+
 def _attach(number: int) -> None:
-    path = f"{_FOLDER}/{number}"
-    with open(path, "wb") as file:
-        file.truncate(_FILE_BYTES)
-    done = _ctl("device", "create", "--file", path)
+    done = _ctl("device", "create", "--file", f"{_FOLDER}/{number}")
     if done.returncode != 0:
         raise SystemExit(f"device {number} of {plan.IDLE_DEVICES}: {done.stderr}")
 
@@ -87,22 +91,32 @@ def _slabs() -> dict[str, int]:
     return sizes
 
 
+def _kind_of(name: str, size_kib: int, flags: str) -> str:
+    """What a mapping of ublkd is for."""
+    if name.endswith("ublkd") or ".so" in name:
+        return "program and libraries"
+    if name:
+        return re.sub(r"\d+$", "", name)
+    if "lo" in flags.split():
+        return "request buffers"
+    return "thread stacks" if size_kib == _STACK_KIB else "malloc"
+
+
 def _mappings(pid: int) -> dict[str, int]:
-    """KiB of memory that ublkd alone has, by the kind of its mapping."""
+    """KiB that ublkd has of its mappings, by what they are for."""
     kinds: collections.Counter[str] = collections.Counter()
-    kind = ""
-    for line in pathlib.Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8").splitlines():
-        head = re.match(r"[0-9a-f]+-([0-9a-f]+)? ?(\S{4}) \S+ \S+ \d+\s*(.*)", line)
-        if head:
-            name = re.sub(r"\d+$", "", head.group(3)) or "anonymous"
-            kind = "program and libraries" if ".so" in name or name.endswith("ublkd") else name
-        elif line.startswith("Pss:"):
-            kinds[kind] += int(line.split()[1])
+    text = pathlib.Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8")
+    head = r"^[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \d+ *(.*)$"
+    parts = re.split(head, text, flags=re.MULTILINE)
+    for name, body in zip(parts[1::2], parts[2::2]):
+        fields = {key: value.strip() for key, value in re.findall(r"^(\w+):(.*)$", body, re.MULTILINE)}
+        kind = _kind_of(name, int(fields["Size"].split()[0]), fields["VmFlags"])
+        kinds[kind] += int(fields["Pss"].split()[0])
     return dict(kinds)
 
 
 def _activity(pid: int) -> dict[str, dict[str, int]]:
-    """For each kind of thread: clock ticks of CPU time, and how often it was switched to."""
+    """For each kind of thread (the queue threads, and others by name): clock ticks of CPU time, and how often it was switched to."""
     kinds: dict[str, dict[str, int]] = {}
     for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
         try:
@@ -111,7 +125,7 @@ def _activity(pid: int) -> dict[str, dict[str, int]]:
             status = _fields(str(task / "status"))
         except FileNotFoundError:
             continue  # It has ended.
-        kind = "queue threads" if re.match(r"ublk\d+-q", name) else "other threads"
+        kind = "queue threads" if re.match(r"ublk\d+-q", name) else name
         entry = kinds.setdefault(kind, {"threads": 0, "ticks": 0, "switches": 0})
         entry["threads"] += 1
         entry["ticks"] += int(stat[11]) + int(stat[12])
@@ -128,6 +142,7 @@ def _growth(before: dict[str, int], after: dict[str, int]) -> dict[str, float]:
 
 def measure() -> dict[str, object]:
     """Memory for each device, and what ublkd does in some seconds in which nobody asks anything."""
+    _make_files()
     with _ublkd() as process:
         pid = process.pid
         time.sleep(_SETTLE_SECONDS)
@@ -142,11 +157,12 @@ def measure() -> dict[str, object]:
         time.sleep(plan.IDLE_SECONDS)
         after = _activity(pid)
     ticks = os.sysconf("SC_CLK_TCK")
+    none = {"ticks": 0, "switches": 0}
     threads = {
         kind: {
             "threads": entry["threads"],
-            "cpu": (entry["ticks"] - before[kind]["ticks"]) / ticks / plan.IDLE_SECONDS,
-            "switches_per_second": (entry["switches"] - before[kind]["switches"])
+            "cpu": (entry["ticks"] - before.get(kind, none)["ticks"]) / ticks / plan.IDLE_SECONDS,
+            "switches_per_second": (entry["switches"] - before.get(kind, none)["switches"])
             / plan.IDLE_SECONDS,
         }
         for kind, entry in after.items()

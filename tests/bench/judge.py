@@ -75,11 +75,10 @@ def column_name(kernel: str, driver: str) -> str:
 
 def _musts(results: Results, kernel: str, driver: str) -> Iterator[Verdict]:
     for must in plan.MUSTS:
-        # Others are judged on the driver that comes with the kernel, as their users have it; what is
-        # required is required of all of ours together.
+        # Other servers on the driver that comes with the kernel, as their users have it. What ublkd
+        # costs on that driver is told alone: much of it is the driver's.
         peer = plan.SUBJECTS[must.other].peer
-        judged = driver == plan.OURS or not peer
-        bounds = (must.bound, must.aim) if judged else (None, None)
+        bounds = (must.bound, must.aim) if driver == plan.OURS else (None, None)
         for depth in must.depths:
             for pattern, kib in must.loads:
                 rest = (pattern, kib, depth)
@@ -111,7 +110,10 @@ def _idle(results: Results) -> Iterator[Verdict]:
         cpu = sum(threads["cpu"] for threads in found["threads"].values())
         many = f"{found['devices']} idle devices"
         yield Verdict(column, f"{many}, memory of each", kib, 0, plan.IDLE_MUST_KIB, unit=" KiB")
-        yield Verdict(column, f"{many}, CPUs", cpu, 0, plan.IDLE_MUST_CPU)
+        switches = found["threads"]["queue threads"]["switches_per_second"]
+        what = f"{many}, task switches/s of their threads"
+        yield Verdict(column, what, switches, 0, plan.IDLE_MUST_SWITCHES)
+        yield Verdict(column, f"{many}, CPUs that ublkd takes", cpu, 0, plan.IDLE_MUST_CPU)
 
 
 def judge(results: Results) -> list[Verdict]:

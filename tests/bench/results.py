@@ -78,6 +78,18 @@ class Results:
         for percentile, value in told.get("latency_us", {}).items():
             runs.latency_us.setdefault(percentile, []).append(value)
 
+    def add(self, other: Results) -> None:
+        """Takes what another benchmark found as well; its runs of a cell join the ones here."""
+        self.kernels |= other.kernels
+        for place, runs in other.cells.items():
+            mine = self.cells.setdefault(place, Runs())
+            mine.values += runs.values
+            for percentile, values in runs.latency_us.items():
+                mine.latency_us.setdefault(percentile, []).extend(values)
+        self.idle += other.idle
+        self.profiles += other.profiles
+        self.problems += other.problems
+
     def runs(self, place: Place) -> Runs | None:
         return self.cells.get(place)
 
