@@ -55,7 +55,14 @@ absl::StatusOr<std::shared_ptr<ublk::Control>> KernelDevices::OpenControl() {
   return control;
 }
 
-absl::Status KernelDevices::Probe() { return OpenControl().status(); }
+absl::Status KernelDevices::Probe() {
+  UBLKD_ASSIGN_OR_RETURN(const std::shared_ptr<ublk::Control> control, OpenControl());
+  // Drivers older than this feature (Linux 6.16) let the machine crash when a server is killed.
+  if (control->features().Has(ublk::Feature::kQuiesce)) return absl::OkStatus();
+  return absl::UnavailableError(
+      "the ublk driver that is loaded is too old: it can crash the machine when its server is "
+      "killed; unload it (\"rmmod ublk_drv\") and load the one that comes with ublkd");
+}
 
 bool KernelDevices::Present() const { return access(control_path_.c_str(), F_OK) == 0; }
 

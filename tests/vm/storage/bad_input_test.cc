@@ -5,6 +5,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <chrono>
+#include <cstdlib>
 #include <functional>
 
 #include "tests/vm/storage/node_test.h"
@@ -190,6 +192,37 @@ TEST_F(BadInput, ASocketInUseIsRefusedAndTheFirstServerStays) {
   EXPECT_NE(second.status().message().find(node_->daemon_socket()), absl::string_view::npos)
       << second.status();
   EXPECT_TRUE(node_->Fetch("/readyz").ok());
+}
+
+// The kernel's own driver of 6.12 is one: a server that is killed under it can take the machine
+// along.
+TEST_F(BadInput, AnOldDriverIsRefusedUntilOursIsLoaded) {
+  const char* const ours = std::getenv("UBLK_DRV_KO");
+  if (ours == nullptr || !RunCommand({"modprobe", "--dry-run", "--quiet", "ublk_drv"}).ok()) {
+    GTEST_SKIP() << "there is no other driver than the one that is loaded";
+  }
+  ASSERT_OK(node_->StopDaemon());
+  ASSERT_OK(RunCommand({"rmmod", "ublk_drv"}));
+  ASSERT_OK(RunCommand({"modprobe", "ublk_drv"}));
+  ASSERT_OK(node_->StartDaemon());
+  ublkd::v1::ServerInfo info;
+  EXPECT_TRUE(Eventually(
+      [&] {
+        grpc::ClientContext context;
+        return node_->devices().GetServerInfo(&context, {}, &info).ok() &&
+               (info.ready() || info.reason().find("too old") != std::string::npos);
+      },
+      std::chrono::seconds(30)))
+      << info.reason();
+  if (!info.ready()) {
+    const grpc::Status refused = Create(Null([](DeviceSpec&) {}));
+    EXPECT_EQ(refused.error_code(), grpc::UNAVAILABLE) << refused.error_message();
+  }
+  ASSERT_OK(node_->StopDaemon());
+  ASSERT_OK(RunCommand({"rmmod", "ublk_drv"}));
+  ASSERT_OK(RunCommand({"insmod", ours}));
+  ASSERT_OK(node_->StartDaemon());
+  ASSERT_OK(node_->WaitUntilReady());
 }
 
 }  // namespace
