@@ -3,8 +3,10 @@
 
 #include <fcntl.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <system_error>
 
@@ -17,6 +19,8 @@ namespace {
 
 /// The lowest that is not "never": a leak of ours must not take the node down with it.
 constexpr absl::string_view kOomScore = "-999";
+/// Enough for thousands of devices; a hard limit above it is left alone.
+constexpr rlim_t kPlentyOfDescriptors = 1 << 18;
 
 void LogRefusal(absl::string_view what, int error_number) {
   LogWarning("serving goes on without a protection against memory shortage",
@@ -35,6 +39,18 @@ void PrepareServingProcess() {
   if (!file.valid() || write(file.get(), kOomScore.data(), kOomScore.size()) < 0) {
     LogRefusal("oom_score_adj", errno);
   }
+  RaiseDescriptorLimit();
+}
+
+void RaiseDescriptorLimit() {
+  rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  const rlim_t hard = std::max(limit.rlim_max, kPlentyOfDescriptors);
+  const rlimit raised = {.rlim_cur = hard, .rlim_max = hard};
+  if (setrlimit(RLIMIT_NOFILE, &raised) == 0) return;
+  // Without the privilege to raise the hard limit, up to it.
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 }  // namespace ublkd::ublk

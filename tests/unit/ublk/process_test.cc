@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/ublk/process.h"
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+namespace ublkd::ublk {
+namespace {
+
+TEST(ServingProcess, MayOpenAsManyFilesAsTheHardLimitAllows) {
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  rlimit low = before;
+  low.rlim_cur = 64;
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
+
+  RaiseDescriptorLimit();
+
+  rlimit after;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &after), 0);
+  EXPECT_EQ(after.rlim_cur, after.rlim_max);
+  EXPECT_GE(after.rlim_max, before.rlim_max);
+}
+
+}  // namespace
+}  // namespace ublkd::ublk
