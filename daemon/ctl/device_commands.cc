@@ -138,7 +138,9 @@ void AddCreate(CommandTree& tree, CLI::App* group) {
       ->add_option("--queues", options->queues,
                    "Hardware queues; default one for each CPU up to ublkd's cap")
       ->type_name("N");
-  command->add_option("--depth", options->depth, "Requests in flight for each queue; default 128")
+  command
+      ->add_option("--depth", options->depth,
+                   "Requests in flight for each queue; default 256 shared by all, 64 to 128 each")
       ->type_name("N");
   AddSizeOption(command, "--block-size", &options->block_bytes,
                 "Logical block, 512 or 4KiB; default what the volume or file asks for");

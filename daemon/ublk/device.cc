@@ -44,7 +44,7 @@ uint16_t CpuCount() {
 absl::Status CompleteOptions(DeviceOptions& options) {
   const uint16_t cpus = CpuCount();
   if (options.queues == 0) options.queues = std::min(cpus, kMaxDefaultQueues);
-  if (options.depth == 0) options.depth = kDefaultDepth;
+  if (options.depth == 0) options.depth = DefaultDepth(options.queues);
   if (options.max_io_bytes == 0) options.max_io_bytes = kDefaultMaxIoBytes;
   if (options.threads_per_queue == 0) options.threads_per_queue = 1;
 

@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -27,18 +28,29 @@ namespace ublkd::ublk {
 /// Queues of a device that names none: one for each CPU, but no more than these.
 inline constexpr uint16_t kMaxDefaultQueues = 4;
 inline constexpr uint16_t kMaxQueues = 4096;
-inline constexpr uint16_t kDefaultDepth = 128;
+/// Depth of a device that names none: its queues share kDefaultRequests, within these bounds. Each
+/// request that can be in flight takes about 2 KiB of engine and kernel for as long as the device
+/// lives, and an idle device is to stay below 1 MiB.
+inline constexpr uint16_t kDefaultRequests = 256;
+inline constexpr uint16_t kMinDefaultDepth = 64;
+inline constexpr uint16_t kMaxDefaultDepth = 128;
 inline constexpr uint16_t kMaxDepth = 4096;
 inline constexpr uint32_t kDefaultMaxIoBytes = 512 << 10;
 inline constexpr uint32_t kMinMaxIoBytes = 4 << 10;
 inline constexpr uint32_t kLargestMaxIoBytes = 32 << 20;
+
+/// For a device of so many queues, at least one.
+constexpr uint16_t DefaultDepth(uint32_t queues) {
+  return static_cast<uint16_t>(
+      std::clamp<uint32_t>(kDefaultRequests / queues, kMinDefaultDepth, kMaxDefaultDepth));
+}
 
 struct DeviceOptions {
   /// Absent: the lowest free id.
   std::optional<uint32_t> id = {};
   /// 0: one for each CPU up to kMaxDefaultQueues. More than there are CPUs is refused.
   uint16_t queues = 0;
-  /// Requests in flight for each queue; 0: kDefaultDepth.
+  /// Requests in flight for each queue; 0: DefaultDepth.
   uint16_t depth = 0;
   /// Largest single request, a multiple of the page size; 0: kDefaultMaxIoBytes.
   uint32_t max_io_bytes = 0;

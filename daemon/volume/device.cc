@@ -98,7 +98,7 @@ absl::Status CheckSpec(const DeviceSpec& spec, const DeviceLimits& limits) {
 
 void FillInDefaults(DeviceSpec& spec, const DeviceLimits& limits) {
   if (spec.queues == 0) spec.queues = limits.default_queues;
-  if (spec.depth == 0) spec.depth = ublk::kDefaultDepth;
+  if (spec.depth == 0) spec.depth = ublk::DefaultDepth(spec.queues);
   if (spec.max_io_bytes == 0) spec.max_io_bytes = ublk::kDefaultMaxIoBytes;
 }
 

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "daemon/base/rpc.h"
+#include "daemon/ublk/device.h"
 #include "tests/unit/server/http_client.h"
 #include "tests/unit/volume/device_fixture.h"
 #include "tests/unit/volume/fake_devices.h"
@@ -132,7 +133,7 @@ TEST_F(ServerTest, TheLifeOfAVolume) {
   EXPECT_EQ(device->path(), "/dev/ublkb0");
   EXPECT_EQ(device->state(), v1::Device::STATE_LIVE);
   EXPECT_EQ(device->spec().volume().volume_id(), "p/a");
-  EXPECT_EQ(device->spec().depth(), 128u);
+  EXPECT_EQ(device->spec().depth(), ublk::DefaultDepth(device->spec().queues()));
   EXPECT_EQ(GetVolume("p/a")->device_id(), 0u);
   EXPECT_THAT(DeleteVolume("p/a"), Refused(StatusCode::kFailedPrecondition, "/dev/ublkb0"));
 
