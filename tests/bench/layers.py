@@ -19,17 +19,17 @@ _KERNEL_LAYERS = (
         "scheduler and idle",
         r"sched|switch|^pick_|_entity|_task_fair|_curr|safe_halt|idle|tick_|ttwu|wake|^prepare_to_wait"
         r"|finish_wait|hrtimer|^select_|load_avg|clock|ktime|rseq|^update_|runnable|dequeue|enqueue|^perf_"
-        r"|psi_|cpuacct|cgroup|timekeeping|irq_exit|irqtime|vruntime|rb_(insert|erase)|^sugov|^dl_|^resched|^place_",
+        r"|psi_|cpuacct|cgroup|read_tsc|timekeeping|irq_exit|irqtime|vruntime|rb_(insert|erase)|^sugov|^dl_|^resched|^place_",
     ),
     ("RAM disk", r"^brd_|^xa_|^xas_|radix_tree"),
-    ("the file's filesystem", r"ext4|iomap|^jbd2|dio_|^generic_file|^file_|inode|^touch_atime|^mnt_|_map_blocks|kiocb"),
+    ("the file's filesystem", r"ext4|iomap|^jbd2|dio_|^generic_file|^file_|inode|atime|^mnt_|vfsgid|_map_blocks|kiocb"),
     ("block layer", r"bio|blk|sbitmap|wbt|rq_qos|^disk_|^part_|^elv|^dd_|block|bdev|^ioc_|_rq$|mempool|^bvec"),
     (
         "copies, pages, memory",
         r"rep_movs|mem(cpy|set)|copy_|gup|pin_user|page|folio|iov_iter|kmem|slab|kfree|kmalloc|^__?alloc|import_",
     ),
     ("locks and RCU", r"_raw_|rcu|mutex|spin|refcount|percpu_ref"),
-    ("system call entry", r"syscall|entry_|^__x64_sys|fdget|fput|fget|apparmor|security|rw_verify"),
+    ("system call entry", r"syscall|entry_|x64_sys|fdget|fput|fget|apparmor|^aa_|lsm|security|rw_verify"),
 )
 _COMPILED = tuple((name, re.compile(pattern)) for name, pattern in _KERNEL_LAYERS)
 REST = "other kernel functions"
