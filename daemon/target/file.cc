@@ -5,13 +5,14 @@
 
 #include "daemon/target/backing_file.h"
 #include "daemon/target/file_target.h"
+#include "daemon/target/limit_layer.h"
 
 namespace ublkd::target {
 
 absl::StatusOr<std::unique_ptr<ublk::DeviceTarget>> OpenFileTarget(
     const FileTargetOptions& options) {
   UBLKD_ASSIGN_OR_RETURN(BackingFile backing, OpenBackingFile(options));
-  return MakeDeviceTarget(FileTarget(std::move(backing)));
+  return MakeLimitedTarget(FileTarget(std::move(backing)), options.throttle);
 }
 
 }  // namespace ublkd::target

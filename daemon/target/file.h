@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "daemon/target/throttle.h"
 #include "daemon/ublk/device_target.h"
 
 namespace ublkd::target {
@@ -20,6 +21,8 @@ struct FileTargetOptions {
   /// How long to wait for somebody else to let go of the file: a server that has ended does so some
   /// milliseconds later.
   absl::Duration wait = absl::ZeroDuration();
+  /// Limits of the device; null: it will never have any.
+  std::shared_ptr<Throttle> throttle = nullptr;
 };
 
 /// A device whose blocks are those of a file. Uses O_DIRECT when the file allows it with this block

@@ -52,6 +52,13 @@ constexpr ublk::DataUse DataUseOf() {
   }
 }
 
+/// A queue with limits: it may make a request wait before it is served. What `Admit` returns is
+/// awaited first, whatever the operation; true: the request was held back.
+template <typename Q>
+concept HoldsBack = requires(Q& queue, const ublk::Request& request) {
+  { queue.Admit(request).await_resume() } -> std::same_as<bool>;
+};
+
 namespace internal {
 
 /// A Result in the shape of something that can be awaited.
@@ -125,6 +132,11 @@ uring::RootTask ServeTag(ublk::Tag& tag, Q& queue) {
   bool more = co_await tag.Fetch();
   while (more) {
     const ublk::Request request = tag.Take();
+    if constexpr (HoldsBack<Q>) {
+      // Not in the condition itself, for which g++ 12 makes wrong code.
+      const bool held_back = co_await queue.Admit(request);
+      if (held_back) tag.OnThrottled();
+    }
     uring::Result result;
     if (tag.lacks_pages()) [[unlikely]] {
       result = co_await tag.RegisterPages();

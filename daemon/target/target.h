@@ -63,6 +63,10 @@ class TypedDeviceTarget : public ublk::DeviceTarget {
     return std::make_unique<TypedQueueTarget<QueueOf<T>>>(std::move(queue));
   }
 
+  void LetPass() override {
+    if constexpr (requires(T & target) { target.LetPass(); }) target_.LetPass();
+  }
+
  private:
   T target_;
   Geometry geometry_;

@@ -346,6 +346,7 @@ absl::Status Device::Stop(StopMode mode) {
 void Device::LeaveThreads() {
   if (threads_ == nullptr) return;
   threads_->EndService();
+  target_->LetPass();
   threads_->Leave();
   // The next server needs what it holds.
   target_.reset();
@@ -387,6 +388,8 @@ absl::Status Device::StopDisk(StopMode mode) {
     UBLKD_ASSIGN_OR_RETURN(claim, ClaimUnusedDisk(block_path_, makedev(major_, minor_)));
   }
   if (threads_ != nullptr) threads_->EndService();
+  // The driver waits for what is held.
+  target_->LetPass();
   // Also after a safe stop: it ends the fetched commands of a device that was not started.
   const absl::Status status = control_.StopDevice(info_.id);
   return absl::IsNotFound(status) ? absl::OkStatus() : status;

@@ -34,6 +34,9 @@ class DeviceTarget {
   /// The part for one queue thread, which calls this itself; several threads may do so at a time.
   /// `ring` outlives what is returned.
   virtual absl::StatusOr<std::unique_ptr<QueueTarget>> OpenQueue(uring::Ring& ring) = 0;
+  /// The device ends: requests that are held back on purpose, because of limits, go on soon, and
+  /// from now on none is. Any thread.
+  virtual void LetPass() {}
 };
 
 }  // namespace ublkd::ublk

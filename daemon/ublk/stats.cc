@@ -10,6 +10,8 @@ void Add(const OpStats& from, OpStats& into) {
   into.errors += from.errors;
   into.in_flight += from.in_flight;
   into.latency_sum_ns += from.latency_sum_ns;
+  into.throttled_ios += from.throttled_ios;
+  into.throttled_ns += from.throttled_ns;
   for (size_t i = 0; i < kLatencyBucketCount; ++i) {
     into.latency_buckets[i] += from.latency_buckets[i];
   }
@@ -56,6 +58,8 @@ void QueueCounters::AddTo(QueueStats& into) const {
     op.bytes = words.bytes.Read();
     op.errors = words.errors.Read();
     op.latency_sum_ns = words.latency_sum_ns.Read();
+    op.throttled_ios = words.throttled_ios.Read();
+    op.throttled_ns = words.throttled_ns.Read();
     for (size_t bucket = 0; bucket < kLatencyBucketCount; ++bucket) {
       op.latency_buckets[bucket] = words.latency_buckets[bucket].Read();
     }

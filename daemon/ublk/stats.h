@@ -40,11 +40,15 @@ struct OpStats {
   uint64_t bytes = 0;
   /// Requests answered with an error.
   uint64_t errors = 0;
-  /// Requests that the target holds now.
+  /// Requests that are held now, by the target or for a limit.
   uint64_t in_flight = 0;
   /// Requests by the time the target took, not cumulative; the last is beyond all bounds.
   std::array<uint64_t, kLatencyBucketCount> latency_buckets = {};
   uint64_t latency_sum_ns = 0;
+  /// Requests that had to wait for a limit of the device before the target got them, and how long;
+  /// counted when the wait is over, and no part of the latency.
+  uint64_t throttled_ios = 0;
+  uint64_t throttled_ns = 0;
 };
 
 /// A snapshot of one hardware queue.
@@ -88,7 +92,7 @@ inline constexpr size_t kCacheLineBytes = 64;
 /// The live counters of one queue as far as one thread serves it.
 class alignas(kCacheLineBytes) QueueCounters {
  public:
-  /// The writing thread: a request is handed to the target.
+  /// The writing thread: a request has come.
   void Start(Op op) { ops_[static_cast<size_t>(op)].started.Add(1); }
 
   /// The writing thread: the target has answered. `bytes` counts only without an error.
@@ -106,6 +110,13 @@ class alignas(kCacheLineBytes) QueueCounters {
     words.latency_buckets[bucket].Add(1);
   }
 
+  /// The writing thread: a request has waited for a limit, before the target got it.
+  void AddThrottled(Op op, uint64_t ns) {
+    Words& words = ops_[static_cast<size_t>(op)];
+    words.throttled_ios.Add(1);
+    words.throttled_ns.Add(ns);
+  }
+
   void AddBusy(uint64_t ns) { busy_ns_.Add(ns); }
   void AddException() { exceptions_.Add(1); }
 
@@ -120,6 +131,8 @@ class alignas(kCacheLineBytes) QueueCounters {
     Counter errors;
     Counter latency_sum_ns;
     std::array<Counter, kLatencyBucketCount> latency_buckets;
+    Counter throttled_ios;
+    Counter throttled_ns;
   };
 
   std::array<Words, kOpCount> ops_;

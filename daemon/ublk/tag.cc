@@ -159,6 +159,13 @@ NextRequest Tag::Commit(uring::Result result) {
   return Send(UBLK_U_IO_COMMIT_AND_FETCH_REQ, answer);
 }
 
+void Tag::OnThrottled() {
+  if (!place_.metrics) return;
+  const uint64_t now_ns = place_.ring.batch_ns();
+  place_.served.counters.AddThrottled(op_, now_ns - start_ns_);
+  start_ns_ = now_ns;
+}
+
 uring::Result Tag::OnException() {
   if (place_.metrics) place_.served.counters.AddException();
   return uring::Result::Error(EIO);

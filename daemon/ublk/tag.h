@@ -85,6 +85,9 @@ class Tag {
   NextRequest Fetch();
   /// The request that has come. Counts it as held.
   Request Take();
+  /// The request that is held has waited for its turn under the device's limits; its latency begins
+  /// now.
+  void OnThrottled();
   /// Answers the request that is held, and awaits the next one.
   NextRequest Commit(uring::Result result);
   /// What escaped from the target, as the answer.

@@ -9,10 +9,12 @@
 #include <iostream>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "daemon/target/file.h"
 #include "daemon/target/null.h"
+#include "daemon/target/throttle.h"
 #include "daemon/ublk/control.h"
 #include "daemon/ublk/device.h"
 #include "daemon/ublk/process.h"
@@ -31,15 +33,18 @@ struct Arguments {
 };
 
 absl::StatusOr<std::unique_ptr<ublk::DeviceTarget>> OpenTarget(const Arguments& arguments) {
+  // As ublkd has it: a device without limits may be given some.
+  auto throttle = std::make_shared<target::Throttle>();
   if (arguments.target == "file") {
-    return target::OpenFileTarget(
-        {.path = arguments.path, .logical_block_bytes = arguments.block_bytes});
+    return target::OpenFileTarget({.path = arguments.path,
+                                   .logical_block_bytes = arguments.block_bytes,
+                                   .throttle = std::move(throttle)});
   }
   if (arguments.target == "memory") {
     return target::MakeDeviceTarget(bench::MemoryTarget(arguments.size_bytes));
   }
   const uint32_t block = arguments.block_bytes == 0 ? ublk::kSectorBytes : arguments.block_bytes;
-  return target::MakeNullTarget(arguments.size_bytes, block);
+  return target::MakeNullTarget(arguments.size_bytes, block, std::move(throttle));
 }
 
 absl::Status Serve(const Arguments& arguments) {

@@ -64,6 +64,7 @@ class QueueDriver {
 
  private:
   uring::RootTask Run(const Request& request, Result& result) {
+    if constexpr (HoldsBack<QueueOf<T>>) (void)co_await queue_.Admit(request);
     switch (request.op) {
       case ublk::Op::kRead:
         result = co_await internal::Read(queue_, request);

@@ -31,6 +31,22 @@ TEST(Stats, AnswersAreCountedOnce) {
   EXPECT_EQ(stats.exceptions, 1u);
 }
 
+TEST(Stats, WaitingForALimitIsCountedOnItsOwn) {
+  QueueCounters counters;
+  counters.Start(Op::kRead);
+  counters.AddThrottled(Op::kRead, 700);
+  counters.AddThrottled(Op::kRead, 300);
+  DeviceStats stats;
+  stats.queues.resize(2);
+  for (QueueStats& queue : stats.queues) counters.AddTo(queue);
+  EXPECT_EQ(stats.queues[0][Op::kRead].throttled_ios, 2u);
+  EXPECT_EQ(stats.queues[0][Op::kRead].throttled_ns, 1000u);
+  EXPECT_EQ(stats.queues[0][Op::kRead].latency_sum_ns, 0u);
+  EXPECT_EQ(stats.Total(Op::kRead).throttled_ios, 4u);
+  EXPECT_EQ(stats.Total(Op::kRead).throttled_ns, 2000u);
+  EXPECT_EQ(stats.Total(Op::kWrite).throttled_ios, 0u);
+}
+
 TEST(Stats, BoundsBelongToTheirBucket) {
   for (size_t i = 0; i < kLatencyBoundsNs.size(); ++i) {
     QueueCounters counters;
