@@ -95,6 +95,15 @@ absl::StatusOr<std::optional<ublk::BufferMode>> ToBufferMode(v1::BufferMode mode
   }
 }
 
+v1::DeviceLimits FromLimits(const target::IoLimits& limits) {
+  v1::DeviceLimits message;
+  message.set_iops(limits.iops);
+  message.set_burst_ios(limits.burst_ios);
+  message.set_bytes_per_second(limits.bytes_per_second);
+  message.set_burst_bytes(limits.burst_bytes);
+  return message;
+}
+
 v1::DeviceSpec FromSpec(const volume::DeviceSpec& spec) {
   v1::DeviceSpec message;
   if (const auto* null = std::get_if<volume::NullSpec>(&spec.target)) {
@@ -111,6 +120,7 @@ v1::DeviceSpec FromSpec(const volume::DeviceSpec& spec) {
   message.set_logical_block_bytes(spec.logical_block_bytes);
   message.set_read_only(spec.read_only);
   message.set_buffer_mode(FromBufferMode(spec.buffers));
+  if (spec.limits.has_value()) *message.mutable_limits() = FromLimits(*spec.limits);
   return message;
 }
 
@@ -166,6 +176,13 @@ absl::StatusOr<volume::Format> ToFormat(const v1::Format& message) {
   return format;
 }
 
+target::IoLimits ToLimits(const v1::DeviceLimits& message) {
+  return {.iops = message.iops(),
+          .burst_ios = message.burst_ios(),
+          .bytes_per_second = message.bytes_per_second(),
+          .burst_bytes = message.burst_bytes()};
+}
+
 absl::StatusOr<volume::DeviceSpec> ToDeviceSpec(const v1::DeviceSpec& message) {
   volume::DeviceSpec spec;
   switch (message.target_case()) {
@@ -190,6 +207,7 @@ absl::StatusOr<volume::DeviceSpec> ToDeviceSpec(const v1::DeviceSpec& message) {
   spec.logical_block_bytes = message.logical_block_bytes();
   spec.read_only = message.read_only();
   UBLKD_ASSIGN_OR_RETURN(spec.buffers, ToBufferMode(message.buffer_mode()));
+  if (message.has_limits()) spec.limits = ToLimits(message.limits());
   return spec;
 }
 

@@ -18,6 +18,7 @@ absl::StatusOr<volume::VolumeRequest> ToVolumeRequest(const v1::CreateVolumeRequ
 absl::StatusOr<volume::Format::State> ToFormatState(v1::Format::State state,
                                                     absl::string_view field);
 absl::StatusOr<volume::Format> ToFormat(const v1::Format& format);
+target::IoLimits ToLimits(const v1::DeviceLimits& limits);
 absl::StatusOr<volume::DeviceSpec> ToDeviceSpec(const v1::DeviceSpec& spec);
 
 v1::Volume FromVolume(const volume::Volume& volume, std::optional<uint32_t> device_id);

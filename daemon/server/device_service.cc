@@ -37,6 +37,25 @@ grpc::Status DeviceService::DeleteDevice(grpc::ServerContext* /*context*/,
   return log.End(devices_.Delete(request->id()));
 }
 
+grpc::Status DeviceService::SetDeviceLimits(grpc::ServerContext* /*context*/,
+                                            const v1::SetDeviceLimitsRequest* request,
+                                            v1::Device* response) {
+  CallLog log(CallLog::Kind::kChanges, "SetDeviceLimits");
+  log.SetSubject(volume::BlockPath(request->id()));
+  if (!request->has_limits()) {
+    return log.End(
+        absl::InvalidArgumentError("limits: is missing; give the limits, an empty one for none"));
+  }
+  const absl::StatusOr<volume::DeviceView> view =
+      devices_.SetLimits(request->id(), ToLimits(request->limits()));
+  if (!view.ok()) return log.End(view.status());
+  log.SetSubject(
+      absl::StrCat(view->path, ": limits ",
+                   volume::DescribeLimits(view->spec.limits.value_or(target::IoLimits()))));
+  *response = FromDevice(*view);
+  return log.End(absl::OkStatus());
+}
+
 grpc::Status DeviceService::GetDevice(grpc::ServerContext* /*context*/,
                                       const v1::GetDeviceRequest* request, v1::Device* response) {
   CallLog log(CallLog::Kind::kReads, "GetDevice");

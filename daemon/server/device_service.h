@@ -16,6 +16,9 @@ class DeviceService : public v1::DeviceService::Service {
                             v1::Device* response) override;
   grpc::Status DeleteDevice(grpc::ServerContext* context, const v1::DeleteDeviceRequest* request,
                             v1::DeleteDeviceResponse* response) override;
+  grpc::Status SetDeviceLimits(grpc::ServerContext* context,
+                               const v1::SetDeviceLimitsRequest* request,
+                               v1::Device* response) override;
   grpc::Status GetDevice(grpc::ServerContext* context, const v1::GetDeviceRequest* request,
                          v1::Device* response) override;
   grpc::Status ListDevices(grpc::ServerContext* context, const v1::ListDevicesRequest* request,

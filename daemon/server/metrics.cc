@@ -39,7 +39,17 @@ struct VolumeFamilies {
   MetricFamily busy = Family("queue_busy_seconds_total", MetricType::Counter,
                              "Time during which at least one request was being served.");
   MetricFamily latency = Family("io_latency_seconds", MetricType::Histogram,
-                                "Time from taking a request to answering it.");
+                                "Time from taking a request, or from the end of its wait for a "
+                                "limit, to answering it.");
+  MetricFamily throttled_ios =
+      Family("qos_throttled_ios_total", MetricType::Counter,
+             "Requests that had to wait for a limit of the device, counted when they had waited.");
+  MetricFamily throttled = Family("qos_throttled_seconds_total", MetricType::Counter,
+                                  "Time that requests have waited for a limit of the device.");
+  MetricFamily limit_iops =
+      Family("qos_limit_iops", MetricType::Gauge, "I/Os that the device may do in a second.");
+  MetricFamily limit_bytes = Family("qos_limit_bytes_per_second", MetricType::Gauge,
+                                    "Bytes that the device may read and write in a second.");
   MetricFamily info =
       Family("volume_info", MetricType::Gauge, "What an attached volume is; always 1.");
   MetricFamily state = Family("volume_state", MetricType::Gauge,
@@ -120,6 +130,10 @@ void AddQueue(VolumeFamilies& families, const std::string& volume_id, size_t num
     AddCounter(families.ios, labels, static_cast<double>(stats.ios));
     AddCounter(families.bytes, labels, static_cast<double>(stats.bytes));
     AddCounter(families.errors, labels, static_cast<double>(stats.errors));
+    // One that was never held back has no series.
+    if (stats.throttled_ios == 0) continue;
+    AddCounter(families.throttled_ios, labels, static_cast<double>(stats.throttled_ios));
+    AddCounter(families.throttled, labels, static_cast<double>(stats.throttled_ns) / kNsPerSecond);
   }
 }
 
@@ -158,6 +172,11 @@ void AddState(VolumeFamilies& families, const std::string& volume_id, volume::De
   }
 }
 
+/// What has no limit has no series.
+void AddLimit(MetricFamily& family, const std::string& volume_id, uint64_t limit) {
+  if (limit != 0) AddGauge(family, {{"volume_id", volume_id}}, static_cast<double>(limit));
+}
+
 void AddDevice(VolumeFamilies& families, const volume::DeviceSnapshot& device,
                const volume::VolumeManager& volumes) {
   const std::string volume_id = VolumeIdOf(device.view);
@@ -170,6 +189,9 @@ void AddDevice(VolumeFamilies& families, const volume::DeviceSnapshot& device,
     AddHistogram(families.latency,
                  {{"volume_id", volume_id}, {"op", std::string(ublk::OpName(op))}}, total);
   }
+  const target::IoLimits limits = device.view.spec.limits.value_or(target::IoLimits());
+  AddLimit(families.limit_iops, volume_id, limits.iops);
+  AddLimit(families.limit_bytes, volume_id, limits.bytes_per_second);
   AddInfo(families, volume_id, device.view, volumes);
   AddState(families, volume_id, device.view.state);
 }
@@ -220,7 +242,8 @@ std::vector<MetricFamily> Metrics::Collect() const {
   std::vector<MetricFamily> all;
   for (MetricFamily* const family :
        {&families.ios, &families.bytes, &families.errors, &families.inflight, &families.busy,
-        &families.latency, &families.info, &families.state}) {
+        &families.latency, &families.throttled_ios, &families.throttled, &families.limit_iops,
+        &families.limit_bytes, &families.info, &families.state}) {
     if (!family->metric.empty()) all.push_back(std::move(*family));
   }
   for (MetricFamily& family : RecoveryFamilies(devices_.Recoveries())) {

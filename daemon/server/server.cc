@@ -23,17 +23,17 @@ constexpr std::chrono::milliseconds kCallGrace{2000};
 constexpr char kLeave[] = "leave";
 constexpr char kMetricsOff[] = "off";
 
-absl::StatusOr<volume::DeviceLimits> MakeLimits(uint32_t default_queues) {
-  volume::DeviceLimits limits;
+absl::StatusOr<volume::DeviceBounds> MakeBounds(uint32_t default_queues) {
+  volume::DeviceBounds bounds;
   const uint32_t cpus = std::max(1u, std::thread::hardware_concurrency());
-  limits.max_queues = std::min<uint32_t>(cpus, ublk::kMaxQueues);
-  limits.default_queues = default_queues != 0
+  bounds.max_queues = std::min<uint32_t>(cpus, ublk::kMaxQueues);
+  bounds.default_queues = default_queues != 0
                               ? default_queues
-                              : std::min<uint32_t>(limits.max_queues, ublk::kMaxDefaultQueues);
-  if (limits.default_queues <= limits.max_queues) return limits;
+                              : std::min<uint32_t>(bounds.max_queues, ublk::kMaxDefaultQueues);
+  if (bounds.default_queues <= bounds.max_queues) return bounds;
   return absl::InvalidArgumentError(absl::StrCat("--default-queues ", default_queues,
                                                  ": is more than there are CPUs; give 0 to ",
-                                                 limits.max_queues));
+                                                 bounds.max_queues));
 }
 
 absl::StatusOr<std::string> ReadBootId() {
@@ -87,7 +87,7 @@ absl::Status Server::OpenDevices(volume::DeviceFactory& factory) {
         absl::StrCat("--state-dir \"", flags_.state_dir, "\": is relative; give an absolute path"));
   }
   volume::DeviceManagerOptions options;
-  UBLKD_ASSIGN_OR_RETURN(options.limits, MakeLimits(flags_.default_queues));
+  UBLKD_ASSIGN_OR_RETURN(options.bounds, MakeBounds(flags_.default_queues));
   UBLKD_ASSIGN_OR_RETURN(options.boot_id, ReadBootId());
   options.leave_devices = flags_.on_stop == kLeave;
   UBLKD_ASSIGN_OR_RETURN(volume::DeviceRecords records,

@@ -16,6 +16,8 @@ namespace ublkd::volume {
 namespace {
 
 constexpr size_t kMaxPathBytes = 4095;
+/// How long one request may take under a limit of bytes.
+constexpr uint64_t kMostSecondsPerRequest = 10;
 
 template <typename... Cases>
 struct Overloaded : Cases... {
@@ -76,12 +78,76 @@ absl::Status CheckMaxIo(uint32_t bytes) {
   return absl::OkStatus();
 }
 
+absl::Status CheckRate(absl::string_view name, uint64_t rate, uint64_t least, uint64_t most) {
+  if (rate == 0 || (rate >= least && rate <= most)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(name, ": ", rate, " is out of range; give ", least,
+                                                 " to ", most, ", or 0 for none"));
+}
+
+absl::Status CheckBurst(absl::string_view name, absl::string_view rate_name, uint64_t burst,
+                        uint64_t rate, uint64_t least, uint64_t most) {
+  if (burst != 0 && rate == 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        name, ": ", burst, " is a burst of no limit; give ", rate_name, " as well, or 0"));
+  }
+  if (burst == 0 || (burst >= least && burst <= most)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(name, ": ", burst, " is out of range; give ",
+                                                 least, " to ", most,
+                                                 ", or 0 for a tenth of a second's worth"));
+}
+
+absl::Status CheckSameLimits(const DeviceSpec& effective, const DeviceSpec& request) {
+  if (!request.limits.has_value()) return absl::OkStatus();
+  const target::IoLimits is = effective.limits.value_or(target::IoLimits());
+  const target::IoLimits wanted = target::CompleteLimits(*request.limits);
+  if (is == wanted) return absl::OkStatus();
+  return absl::AlreadyExistsError(
+      absl::StrCat(DescribeTarget(effective), " is attached as ", BlockPath(*effective.id),
+                   " with other limits: it has ", DescribeLimits(is), ", asked for was ",
+                   DescribeLimits(wanted), "; set the limits of that device"));
+}
+
 }  // namespace
 
-absl::Status CheckSpec(const DeviceSpec& spec, const DeviceLimits& limits) {
+absl::Status CheckLimits(const target::IoLimits& limits, uint32_t max_io_bytes,
+                         absl::string_view prefix) {
+  const auto name = [prefix](absl::string_view field) {
+    return absl::StrCat(prefix, "limits.", field);
+  };
+  UBLKD_RETURN_IF_ERROR(CheckRate(name("iops"), limits.iops, 1, target::kMaxIops));
+  UBLKD_RETURN_IF_ERROR(CheckBurst(name("burst_ios"), name("iops"), limits.burst_ios, limits.iops,
+                                   1, target::kMaxBurstIos));
+  const uint32_t largest = max_io_bytes == 0 ? ublk::kDefaultMaxIoBytes : max_io_bytes;
+  // A request must not look as if it hung.
+  const uint64_t least = (largest + kMostSecondsPerRequest - 1) / kMostSecondsPerRequest;
+  if (limits.bytes_per_second != 0 && limits.bytes_per_second < least) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        name("bytes_per_second"), ": ", limits.bytes_per_second, " is too little for requests of ",
+        FormatBytes(largest), ", each of which would take ", largest / limits.bytes_per_second,
+        " s; give at least ", least, " or make the device with a smaller max_io_bytes"));
+  }
+  UBLKD_RETURN_IF_ERROR(CheckRate(name("bytes_per_second"), limits.bytes_per_second, least,
+                                  target::kMaxBytesPerSecond));
+  return CheckBurst(name("burst_bytes"), name("bytes_per_second"), limits.burst_bytes,
+                    limits.bytes_per_second, target::kMinBurstBytes, target::kMaxBurstBytes);
+}
+
+std::string DescribeLimits(const target::IoLimits& limits) {
+  std::string text;
+  if (limits.iops != 0) {
+    absl::StrAppend(&text, limits.iops, " IOPS (burst ", limits.burst_ios, ")");
+  }
+  if (limits.bytes_per_second != 0) {
+    absl::StrAppend(&text, text.empty() ? "" : ", ", FormatBytes(limits.bytes_per_second),
+                    "/s (burst ", FormatBytes(limits.burst_bytes), ")");
+  }
+  return text.empty() ? "none" : text;
+}
+
+absl::Status CheckSpec(const DeviceSpec& spec, const DeviceBounds& bounds) {
   if (spec.id.value_or(0) > kMaxDeviceId) return OutOfRange("id", *spec.id, 0, kMaxDeviceId);
-  if (spec.queues > limits.max_queues) {
-    return OutOfRange("queues", spec.queues, 1, limits.max_queues,
+  if (spec.queues > bounds.max_queues) {
+    return OutOfRange("queues", spec.queues, 1, bounds.max_queues,
                       ", one for each CPU at most, or 0 for the default");
   }
   if (spec.depth > ublk::kMaxDepth) {
@@ -93,13 +159,17 @@ absl::Status CheckSpec(const DeviceSpec& spec, const DeviceLimits& limits) {
                                                    " is not offered; give 512 or 4096"));
   }
   UBLKD_RETURN_IF_ERROR(CheckMaxIo(spec.max_io_bytes));
+  if (spec.limits.has_value()) {
+    UBLKD_RETURN_IF_ERROR(CheckLimits(*spec.limits, spec.max_io_bytes, "spec."));
+  }
   return CheckTarget(spec);
 }
 
-void FillInDefaults(DeviceSpec& spec, const DeviceLimits& limits) {
-  if (spec.queues == 0) spec.queues = limits.default_queues;
+void FillInDefaults(DeviceSpec& spec, const DeviceBounds& bounds) {
+  if (spec.queues == 0) spec.queues = bounds.default_queues;
   if (spec.depth == 0) spec.depth = ublk::DefaultDepth(spec.queues);
   if (spec.max_io_bytes == 0) spec.max_io_bytes = ublk::kDefaultMaxIoBytes;
+  spec.limits = target::CompleteLimits(spec.limits.value_or(target::IoLimits()));
 }
 
 absl::Status CheckSameDevice(const DeviceSpec& effective, const DeviceSpec& request) {
@@ -119,6 +189,7 @@ absl::Status CheckSameDevice(const DeviceSpec& effective, const DeviceSpec& requ
   UBLKD_RETURN_IF_ERROR(check("max_io_bytes", effective.max_io_bytes, request.max_io_bytes));
   UBLKD_RETURN_IF_ERROR(
       check("logical_block_bytes", effective.logical_block_bytes, request.logical_block_bytes));
+  UBLKD_RETURN_IF_ERROR(CheckSameLimits(effective, request));
   if (request.buffers.has_value() && request.buffers != effective.buffers) {
     return absl::AlreadyExistsError(
         absl::StrCat(DescribeTarget(effective), " is attached as ", BlockPath(*effective.id),

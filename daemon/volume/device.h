@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "daemon/target/io_limits.h"
 #include "daemon/ublk/buffer_mode.h"
 
 /// What a device is to serve and what it has become. Sizes are bytes.
@@ -38,6 +39,9 @@ struct DeviceSpec {
   uint32_t logical_block_bytes = 0;
   bool read_only = false;
   std::optional<ublk::BufferMode> buffers = {};
+  /// In a request nullopt leaves them as they are: there are none at first. A burst of 0 is that of
+  /// target::CompleteLimits.
+  std::optional<target::IoLimits> limits = {};
 };
 
 enum class DeviceState {
@@ -69,8 +73,8 @@ struct DeviceView {
   pid_t server_pid = 0;
 };
 
-/// The limits a request is held against.
-struct DeviceLimits {
+/// What a request is held against.
+struct DeviceBounds {
   uint32_t max_queues = 1;
   /// For a request that names none; not above `max_queues`.
   uint32_t default_queues = 1;
@@ -81,14 +85,22 @@ inline constexpr uint32_t kMaxDeviceId = (1u << 20) - 1;
 
 /// Checks all that can be said without looking at files, volumes and the driver; INVALID_ARGUMENT
 /// names the field and its limits.
-absl::Status CheckSpec(const DeviceSpec& spec, const DeviceLimits& limits);
+absl::Status CheckSpec(const DeviceSpec& spec, const DeviceBounds& bounds);
 
-/// Fills in the queues, depth and request size that a request leaves open.
-void FillInDefaults(DeviceSpec& spec, const DeviceLimits& limits);
+/// Checks limits of a device whose largest request is `max_io_bytes`; INVALID_ARGUMENT names the
+/// field, which follows `prefix`.
+absl::Status CheckLimits(const target::IoLimits& limits, uint32_t max_io_bytes,
+                         absl::string_view prefix);
+
+/// Fills in the queues, depth, request size and limits that a request leaves open.
+void FillInDefaults(DeviceSpec& spec, const DeviceBounds& bounds);
 
 /// OK when a device with `effective` is what `request` asks for, else ALREADY_EXISTS naming the
 /// difference. Both have the same target.
 absl::Status CheckSameDevice(const DeviceSpec& effective, const DeviceSpec& request);
+
+/// "1000 IOPS (burst 100), 10 MiB/s (burst 1 MiB)", "none".
+std::string DescribeLimits(const target::IoLimits& limits);
 
 /// What a device serves, in words: "volume fast/a", "file /x", "a null target of 1 GiB".
 std::string DescribeTarget(const DeviceSpec& spec);

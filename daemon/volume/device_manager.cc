@@ -119,13 +119,13 @@ absl::StatusOr<std::optional<DeviceView>> DeviceManager::FindSame(const Plan& pl
 
 absl::StatusOr<DeviceView> DeviceManager::Create(const DeviceSpec& request) {
   UBLKD_RETURN_IF_ERROR(Readiness());
-  UBLKD_RETURN_IF_ERROR(CheckSpec(request, options_.limits));
+  UBLKD_RETURN_IF_ERROR(CheckSpec(request, options_.bounds));
   Plan plan;
   plan.spec = request;
   UBLKD_RETURN_IF_ERROR(FindData(plan));
   UBLKD_ASSIGN_OR_RETURN(const std::optional<DeviceView> same, FindSame(plan));
   if (same.has_value()) return *same;
-  FillInDefaults(plan.spec, options_.limits);
+  FillInDefaults(plan.spec, options_.bounds);
   return MakeDevice(plan);
 }
 
@@ -151,16 +151,20 @@ absl::StatusOr<DeviceView> DeviceManager::MakeDevice(Plan& plan) {
 
 // Waits that long for somebody else to let go of the data.
 absl::StatusOr<std::unique_ptr<ublk::DeviceTarget>> DeviceManager::MakeTarget(
-    const Plan& plan, absl::Duration wait) const {
+    Plan& plan, absl::Duration wait) const {
+  // Also without limits: they may come later.
+  plan.throttle = std::make_shared<target::Throttle>(plan.spec.limits.value_or(target::IoLimits()));
   if (const auto* null = std::get_if<NullSpec>(&plan.spec.target)) {
     const uint32_t block = plan.spec.logical_block_bytes;
-    return target::MakeNullTarget(null->size_bytes, block == 0 ? kSmallBlockBytes : block);
+    return target::MakeNullTarget(null->size_bytes, block == 0 ? kSmallBlockBytes : block,
+                                  plan.throttle);
   }
   target::FileTargetOptions options;
   options.path = plan.path;
   options.read_only = plan.spec.read_only;
   options.logical_block_bytes = plan.spec.logical_block_bytes;
   options.wait = wait;
+  options.throttle = plan.throttle;
   if (const auto* volume = std::get_if<VolumeSpec>(&plan.spec.target)) {
     UBLKD_ASSIGN_OR_RETURN(const VolumeRecord record, volumes_.Describe(volume->id));
     options.logical_block_bytes = record.logical_block_bytes;
@@ -199,10 +203,7 @@ absl::Status DeviceManager::TakeThisId(const Plan& plan, uint32_t id) {
         (found->second.phase == Phase::kLive || found->second.phase == Phase::kWaiting)) {
       return taken(absl::StrCat("it serves ", DescribeTarget(found->second.view.spec)));
     }
-    if (!inserted) {
-      return absl::AbortedError(
-          absl::StrCat("device ", id, " is busy: another call for it is running; try again"));
-    }
+    if (!inserted) return Busy(id);
     found->second.key = plan.key;
     found->second.view.id = id;
     found->second.view.spec = plan.spec;
@@ -253,7 +254,7 @@ absl::StatusOr<DeviceView> DeviceManager::Attach(const Plan& plan, uint32_t id,
   FailPoint("create.live");
   UBLKD_RETURN_IF_ERROR(records_.Write(record));
   FailPoint("create.done");
-  return Publish(record, device);
+  return Publish(plan, record, device);
 }
 
 void DeviceManager::FillInEffective(DeviceRecord& record, const ServedDevice& device) {
@@ -267,7 +268,7 @@ void DeviceManager::FillInEffective(DeviceRecord& record, const ServedDevice& de
 }
 
 // Shows a device that is live.
-DeviceView DeviceManager::Publish(const DeviceRecord& record,
+DeviceView DeviceManager::Publish(const Plan& plan, const DeviceRecord& record,
                                   const std::shared_ptr<ServedDevice>& device) {
   DeviceView view;
   view.id = *record.spec.id;
@@ -285,10 +286,38 @@ DeviceView DeviceManager::Publish(const DeviceRecord& record,
     entry.view = view;
     entry.record = record;
     entry.device = device;
+    entry.throttle = plan.throttle;
   }
   // It may have ended before the housekeeper could know it.
   if (!device->live()) WakeHousekeeper();
   return view;
+}
+
+absl::Status DeviceManager::Busy(uint32_t id) {
+  return absl::AbortedError(
+      absl::StrCat("device ", id, " is busy: another call for it is running; try again"));
+}
+
+// A copy of the entry; one that does not exist for a device that is not ours.
+absl::StatusOr<DeviceManager::Entry> DeviceManager::Find(uint32_t id) {
+  const std::lock_guard lock(mutex_);
+  const auto found = devices_.find(id);
+  if (found == devices_.end()) return Entry();
+  const Phase phase = found->second.phase;
+  if (phase != Phase::kLive && phase != Phase::kWaiting) return Busy(id);
+  return found->second;
+}
+
+// ABORTED when somebody was faster since Find.
+absl::Status DeviceManager::BeginPhase(const Entry& entry, Phase phase) {
+  const std::lock_guard lock(mutex_);
+  const auto found = devices_.find(entry.view.id);
+  if (found == devices_.end() || found->second.device != entry.device ||
+      found->second.phase != entry.phase) {
+    return Busy(entry.view.id);
+  }
+  found->second.phase = phase;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<InFlight::Lease> DeviceManager::LockServed(const Entry& entry) {
@@ -299,12 +328,17 @@ absl::StatusOr<InFlight::Lease> DeviceManager::LockServed(const Entry& entry) {
   return in_flight_.Enter(entry.key);
 }
 
-absl::Status DeviceManager::DeleteForeign(uint32_t id) {
+absl::Status DeviceManager::NoSuchDevice(uint32_t id) {
+  return absl::NotFoundError(
+      absl::StrCat("device ", id, " does not exist; list the devices to see what there is"));
+}
+
+absl::Status DeviceManager::RefuseForeign(uint32_t id, absl::string_view verb) {
   UBLKD_ASSIGN_OR_RETURN(const std::optional<KernelDevice> known, factory_.Find(id));
   if (!known.has_value()) return absl::OkStatus();
   return absl::FailedPreconditionError(
       absl::StrCat("device ", id, " was not made by this ublkd: process ", known->server_pid,
-                   " serves it; delete it there"));
+                   " serves it; ", verb, " it there"));
 }
 
 absl::Status DeviceManager::StopOrRemove(const Entry& entry) const {
@@ -314,31 +348,11 @@ absl::Status DeviceManager::StopOrRemove(const Entry& entry) const {
 
 absl::Status DeviceManager::Delete(uint32_t id) {
   UBLKD_RETURN_IF_ERROR(Readiness());
-  const auto busy = [id] {
-    return absl::AbortedError(
-        absl::StrCat("device ", id, " is busy: another call for it is running; try again"));
-  };
-  Entry entry;
-  {
-    const std::lock_guard lock(mutex_);
-    const auto found = devices_.find(id);
-    if (found != devices_.end()) {
-      entry = found->second;
-      if (entry.phase != Phase::kLive && entry.phase != Phase::kWaiting) return busy();
-    }
-  }
-  if (!entry.exists()) return DeleteForeign(id);
+  UBLKD_ASSIGN_OR_RETURN(const Entry entry, Find(id));
+  if (!entry.exists()) return RefuseForeign(id, "delete");
 
   UBLKD_ASSIGN_OR_RETURN(const InFlight::Lease lease, LockServed(entry));
-  {
-    const std::lock_guard lock(mutex_);
-    const auto found = devices_.find(id);
-    if (found == devices_.end() || found->second.device != entry.device ||
-        found->second.phase != entry.phase) {
-      return busy();
-    }
-    found->second.phase = Phase::kDeleting;
-  }
+  UBLKD_RETURN_IF_ERROR(BeginPhase(entry, Phase::kDeleting));
   FailPoint("delete.begun");
   const absl::Status stopped = StopOrRemove(entry);
   if (stopped.ok()) {
@@ -360,8 +374,7 @@ absl::StatusOr<DeviceView> DeviceManager::Get(uint32_t id) {
   const std::lock_guard lock(mutex_);
   const auto found = devices_.find(id);
   if (found == devices_.end() || !found->second.exists()) {
-    return absl::NotFoundError(
-        absl::StrCat("device ", id, " does not exist; list the devices to see what there is"));
+    return NoSuchDevice(id);
   }
   return ViewOf(found->second);
 }

@@ -19,6 +19,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "daemon/base/log.h"
+#include "daemon/target/throttle.h"
 #include "daemon/volume/device.h"
 #include "daemon/volume/device_factory.h"
 #include "daemon/volume/device_record.h"
@@ -28,7 +29,7 @@
 namespace ublkd::volume {
 
 struct DeviceManagerOptions {
-  DeviceLimits limits;
+  DeviceBounds bounds;
   /// Of the running boot.
   std::string boot_id;
   /// How often a driver that is missing is looked for.
@@ -90,6 +91,9 @@ class DeviceManager {
   /// Detaches, also one that waits to be taken over. One that is not there is success; one that is
   /// in use, or that another server made, FAILED_PRECONDITION.
   absl::Status Delete(uint32_t id);
+  /// Other limits, also for one that waits to be taken over; on disk when it answers. NOT_FOUND,
+  /// FAILED_PRECONDITION another server made it.
+  absl::StatusOr<DeviceView> SetLimits(uint32_t id, const target::IoLimits& limits);
   absl::StatusOr<DeviceView> Get(uint32_t id);
   /// In the order of their ids; with `all` also those that others made.
   absl::StatusOr<std::vector<DeviceView>> List(bool all = false);
@@ -108,7 +112,7 @@ class DeviceManager {
 
  private:
   /// A device that waits was left by a server, and could not be taken over yet.
-  enum class Phase { kCreating, kLive, kWaiting, kRecovering, kDeleting };
+  enum class Phase { kCreating, kLive, kWaiting, kRecovering, kChanging, kDeleting };
   struct Entry {
     bool exists() const { return phase != Phase::kCreating; }
     Phase phase = Phase::kCreating;
@@ -119,6 +123,7 @@ class DeviceManager {
     DeviceRecord record;
     /// Set when live.
     std::shared_ptr<ServedDevice> device;
+    std::shared_ptr<target::Throttle> throttle;
   };
 
   /// Of an entry that exists.
@@ -134,17 +139,23 @@ class DeviceManager {
   absl::StatusOr<DeviceView> MakeDevice(Plan& plan);
   absl::StatusOr<uint32_t> TakeId(const Plan& plan, uint32_t first);
   absl::Status TakeThisId(const Plan& plan, uint32_t id);
-  absl::StatusOr<std::unique_ptr<ublk::DeviceTarget>> MakeTarget(const Plan& plan,
+  absl::StatusOr<std::unique_ptr<ublk::DeviceTarget>> MakeTarget(Plan& plan,
                                                                  absl::Duration wait) const;
   absl::StatusOr<DeviceView> Attach(const Plan& plan, uint32_t id,
                                     std::unique_ptr<ublk::DeviceTarget> target);
   static void FillInEffective(DeviceRecord& record, const ServedDevice& device);
-  DeviceView Publish(const DeviceRecord& record, const std::shared_ptr<ServedDevice>& device);
+  DeviceView Publish(const Plan& plan, const DeviceRecord& record,
+                     const std::shared_ptr<ServedDevice>& device);
   void GiveIdBack(uint32_t id);
 
-  // Deletion.
+  // Deletion and changes.
+  static absl::Status Busy(uint32_t id);
   absl::StatusOr<InFlight::Lease> LockServed(const Entry& entry);
-  absl::Status DeleteForeign(uint32_t id);
+  absl::StatusOr<Entry> Find(uint32_t id);
+  absl::Status BeginPhase(const Entry& entry, Phase phase);
+  /// OK when the kernel has no such device either.
+  absl::Status RefuseForeign(uint32_t id, absl::string_view verb);
+  static absl::Status NoSuchDevice(uint32_t id);
   absl::Status StopOrRemove(const Entry& entry) const;
 
   // What a server left (device_recovery.cc), on the housekeeping thread and helpers of its own.

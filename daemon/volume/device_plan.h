@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <memory>
 #include <string>
 
 #include "daemon/volume/device_manager.h"
@@ -15,6 +16,8 @@ struct DeviceManager::Plan {
   /// Of the file that holds the data; empty for null.
   std::string path;
   InFlight::Lease lease;
+  /// Holds the limits of the spec, once the target is made.
+  std::shared_ptr<target::Throttle> throttle;
 };
 
 }  // namespace ublkd::volume

@@ -15,8 +15,6 @@ namespace {
 
 constexpr absl::string_view kFormatName = "ublkd-device";
 constexpr absl::string_view kSuffix = ".json";
-/// Who reads no more than this cannot serve a device that does not copy.
-constexpr uint32_t kCopyOnlyVersion = 2;
 constexpr uint32_t kMaxUint32 = std::numeric_limits<uint32_t>::max();
 constexpr mode_t kFolderMode = 0700;
 
@@ -64,6 +62,24 @@ absl::Status DecodeBuffers(const Json& json, DeviceSpec& spec) {
   return absl::DataLossError(absl::StrCat("\"", name, "\" is not a buffer mode"));
 }
 
+Json EncodeLimits(const target::IoLimits& limits) {
+  return {{"iops", limits.iops},
+          {"burst_ios", limits.burst_ios},
+          {"bytes_per_second", limits.bytes_per_second},
+          {"burst_bytes", limits.burst_bytes}};
+}
+
+absl::StatusOr<target::IoLimits> DecodeLimits(const Json& json) {
+  target::IoLimits limits;
+  UBLKD_ASSIGN_OR_RETURN(limits.iops, NumberField(json, "iops", target::kMaxIops));
+  UBLKD_ASSIGN_OR_RETURN(limits.burst_ios, NumberField(json, "burst_ios", target::kMaxBurstIos));
+  UBLKD_ASSIGN_OR_RETURN(limits.bytes_per_second,
+                         NumberField(json, "bytes_per_second", target::kMaxBytesPerSecond));
+  UBLKD_ASSIGN_OR_RETURN(limits.burst_bytes,
+                         NumberField(json, "burst_bytes", target::kMaxBurstBytes));
+  return limits;
+}
+
 absl::Status DecodeSpec(const Json& json, DeviceSpec& spec) {
   UBLKD_ASSIGN_OR_RETURN(const Json target, ObjectField(json, "target"));
   UBLKD_RETURN_IF_ERROR(DecodeTarget(target, spec));
@@ -72,19 +88,26 @@ absl::Status DecodeSpec(const Json& json, DeviceSpec& spec) {
   UBLKD_RETURN_IF_ERROR(DecodeNumber(json, "max_io_bytes", spec.max_io_bytes));
   UBLKD_RETURN_IF_ERROR(DecodeNumber(json, "logical_block_bytes", spec.logical_block_bytes));
   UBLKD_ASSIGN_OR_RETURN(spec.read_only, TruthField(json, "read_only"));
-  return DecodeBuffers(json, spec);
+  UBLKD_RETURN_IF_ERROR(DecodeBuffers(json, spec));
+  spec.limits = target::IoLimits();
+  if (!json.contains("limits")) return absl::OkStatus();
+  UBLKD_ASSIGN_OR_RETURN(const Json limits, ObjectField(json, "limits"));
+  UBLKD_ASSIGN_OR_RETURN(spec.limits, DecodeLimits(limits));
+  return absl::OkStatus();
 }
 
-/// The oldest version whose readers know all that the record says, so that an ublkd of before can
+/// The oldest version whose readers know all that the record says, so that the ublkd before can
 /// take over what it can serve.
 uint32_t VersionOf(const DeviceSpec& spec) {
   const bool copies = spec.buffers.value_or(ublk::BufferMode::kCopy) == ublk::BufferMode::kCopy;
-  return copies ? kCopyOnlyVersion : kDeviceRecordVersion;
+  const bool limited = spec.limits.value_or(target::IoLimits()).limited();
+  return copies && !limited ? kPlainDeviceRecordVersion : kDeviceRecordVersion;
 }
 
 }  // namespace
 
 std::string EncodeDeviceRecord(const DeviceRecord& record) {
+  const target::IoLimits limits = record.spec.limits.value_or(target::IoLimits());
   Json json = {
       {"format", std::string(kFormatName)},
       {"version", VersionOf(record.spec)},
@@ -105,6 +128,7 @@ std::string EncodeDeviceRecord(const DeviceRecord& record) {
   if (record.spec.buffers.has_value()) {
     json["spec"]["buffers"] = std::string(ublk::BufferModeName(*record.spec.buffers));
   }
+  if (limits.limited()) json["spec"]["limits"] = EncodeLimits(limits);
   return DumpRecord(json);
 }
 

@@ -15,11 +15,14 @@
 
 namespace ublkd::volume {
 
-/// 2: what a server leaves may have to be taken over; who reads 1 only would take it away.
-/// 3: a buffer mode other than copy.
+/// 3: there are limits, which who reads 2 only would lose, or a buffer mode other than copy, which it
+/// could not serve.
 inline constexpr uint32_t kDeviceRecordVersion = 3;
+/// 2: what a server leaves may have to be taken over; who reads 1 only would take it away. Written
+/// for all other devices, which the ublkd before may serve as well.
+inline constexpr uint32_t kPlainDeviceRecordVersion = 2;
 /// The oldest version that is read: the one before, and never less than the first.
-inline constexpr uint32_t kOldestDeviceRecordVersion = 1;
+inline constexpr uint32_t kOldestDeviceRecordVersion = 2;
 
 /// What is on disk about a device before the driver hears of it, so that a killed server leaves no
 /// device that nobody knows.

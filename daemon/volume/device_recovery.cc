@@ -196,7 +196,7 @@ absl::Status DeviceManager::TakeOver(DeviceRecord record) {
              {{"device", *record.spec.id}, {"reason", std::string(written.message())}});
   }
   FailPoint("recover.done");
-  Publish(record, device);
+  Publish(plan, record, device);
   const absl::Duration took = absl::Now() - begin;
   CountRecovery(took);
   LogInfo("device is taken over", {{"device", *record.spec.id},

@@ -39,6 +39,8 @@ class MetricsTest : public DeviceFixture {
     writes.latency_buckets[0] = 3;
     writes.latency_buckets[ublk::kLatencyBucketCount - 1] = 1;
     writes.latency_sum_ns = 45'000'020'000;
+    writes.throttled_ios = 2;
+    writes.throttled_ns = 2'500'000'000;
     stats.queues[1].ops[static_cast<size_t>(ublk::Op::kRead)].in_flight = 2;
     stats.queues[1].busy_ns = 1'500'000'000;
     return stats;
@@ -63,6 +65,8 @@ TEST_F(MetricsTest, ShowTheCountersOfEveryQueue) {
            "ublkd_io_latency_seconds_sum{volume_id=\"p/a\",op=\"write\"} 45.00002\n",
            "ublkd_io_latency_seconds_bucket{volume_id=\"p/a\",op=\"write\",le=\"30\"} 3\n",
            "ublkd_io_latency_seconds_bucket{volume_id=\"p/a\",op=\"write\",le=\"+Inf\"} 4\n",
+           "ublkd_qos_throttled_ios_total{volume_id=\"p/a\",queue=\"1\",op=\"write\"} 2\n",
+           "ublkd_qos_throttled_seconds_total{volume_id=\"p/a\",queue=\"1\",op=\"write\"} 2.5\n",
            "ublkd_volume_state{volume_id=\"p/a\",state=\"live\"} 1\n",
            "ublkd_volume_state{volume_id=\"p/a\",state=\"failed\"} 0\n",
        }) {
@@ -71,6 +75,15 @@ TEST_F(MetricsTest, ShowTheCountersOfEveryQueue) {
   EXPECT_THAT(text, HasSubstr("# TYPE ublkd_io_latency_seconds histogram\n"));
   EXPECT_THAT(text, Not(HasSubstr("op=\"discard\""))) << "what never happened has no series";
   EXPECT_THAT(text, Not(HasSubstr("op=\"read\""))) << "what never ended has no series";
+}
+
+TEST_F(MetricsTest, LimitsAreShownWhereThereAreSome) {
+  ASSERT_THAT(devices_->Create(NullDevice()), IsOk());
+  EXPECT_THAT(Scrape(), Not(HasSubstr("ublkd_qos_")));
+  ASSERT_THAT(devices_->SetLimits(0, {.bytes_per_second = 100 * kMiB}), IsOk());
+  EXPECT_THAT(Scrape(),
+              HasSubstr("ublkd_qos_limit_bytes_per_second{volume_id=\"device:0\"} 104857600\n"));
+  EXPECT_THAT(Scrape(), Not(HasSubstr("ublkd_qos_limit_iops")));
 }
 
 TEST_F(MetricsTest, SeriesEndWithTheirDevice) {

@@ -83,6 +83,9 @@ class ServerTest : public ::testing::Test {
     *request.mutable_spec() = spec;
     return Call<v1::Device>(*devices_, &v1::DeviceService::Stub::CreateDevice, request);
   }
+  absl::StatusOr<v1::Device> SetDeviceLimits(const v1::SetDeviceLimitsRequest& request) {
+    return Call<v1::Device>(*devices_, &v1::DeviceService::Stub::SetDeviceLimits, request);
+  }
   absl::Status DeleteDevice(uint32_t id) {
     v1::DeleteDeviceRequest request;
     request.set_id(id);
@@ -197,6 +200,36 @@ TEST_F(ServerTest, ADeviceNeedsATarget) {
   EXPECT_THAT(CreateDevice(spec), Refused(StatusCode::kAlreadyExists, "id 4"));
   factory_.SetInUse(4, true);
   EXPECT_THAT(DeleteDevice(4), Refused(StatusCode::kFailedPrecondition, "unmount"));
+}
+
+TEST_F(ServerTest, LimitsOfADevice) {
+  Start();
+  v1::DeviceSpec spec;
+  spec.mutable_null()->set_size_bytes(kMiB);
+  auto device = CreateDevice(spec);
+  ASSERT_THAT(device, IsOk());
+  EXPECT_TRUE(device->spec().has_limits()) << "that there are none is said, too";
+  EXPECT_EQ(device->spec().limits().iops(), 0u);
+  spec.mutable_limits()->set_bytes_per_second(kMiB);
+  device = CreateDevice(spec);
+  ASSERT_THAT(device, IsOk());
+  EXPECT_EQ(device->spec().limits().bytes_per_second(), kMiB);
+  EXPECT_EQ(device->spec().limits().burst_bytes(), kMiB / 10);
+
+  v1::SetDeviceLimitsRequest request;
+  request.set_id(device->id());
+  EXPECT_THAT(SetDeviceLimits(request),
+              Refused(StatusCode::kInvalidArgument, "limits: is missing"));
+  request.mutable_limits()->set_burst_ios(3);
+  EXPECT_THAT(SetDeviceLimits(request), Refused(StatusCode::kInvalidArgument, "limits.burst_ios"));
+  request.mutable_limits()->set_iops(30);
+  device = SetDeviceLimits(request);
+  ASSERT_THAT(device, IsOk());
+  EXPECT_EQ(device->spec().limits().iops(), 30u);
+  EXPECT_EQ(device->spec().limits().burst_ios(), 3u);
+  EXPECT_EQ(device->spec().limits().bytes_per_second(), 0u) << "all of them are replaced";
+  request.set_id(99);
+  EXPECT_THAT(SetDeviceLimits(request), Refused(StatusCode::kNotFound, "device 99"));
 }
 
 TEST_F(ServerTest, WithoutADriverVolumesAreServedAndDevicesSayWhatToDo) {

@@ -70,7 +70,7 @@ class DeviceFixture : public ::testing::Test {
     auto records = DeviceRecords::Open(dir_.File("devices"));
     ASSERT_THAT(records, IsOk());
     DeviceManagerOptions options;
-    options.limits = {kCpus, 2};
+    options.bounds = {kCpus, 2};
     options.boot_id = kThisBoot;
     options.driver_poll = std::chrono::milliseconds(5);
     options.recovery_poll = std::chrono::milliseconds(5);

@@ -12,6 +12,7 @@ namespace {
 
 using absl::StatusCode;
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::UnorderedElementsAre;
 
@@ -160,15 +161,33 @@ TEST(DeviceRecord, ComesBackAsItWasWritten) {
   }
 }
 
-TEST(DeviceRecord, Version1IsRead) {
+TEST(DeviceRecord, LimitsComeBack) {
+  DeviceRecord record = Sample(FileDevice("/x"));
+  record.spec.limits = {
+      .iops = 1, .burst_ios = 2, .bytes_per_second = uint64_t{1} << 40, .burst_bytes = 4096};
+  const std::string written = EncodeDeviceRecord(record);
+  EXPECT_THAT(written, HasSubstr("\"version\": 3")) << "an older ublkd must not drop the limits";
+  const auto read = DecodeDeviceRecord(written);
+  ASSERT_THAT(read, IsOk());
+  EXPECT_EQ(read->spec.limits, record.spec.limits);
+  EXPECT_EQ(EncodeDeviceRecord(*read), written);
+  record.spec.limits = target::IoLimits();
+  EXPECT_THAT(EncodeDeviceRecord(record), HasSubstr("\"version\": 2"))
+      << "an older ublkd may serve a device without limits";
+  EXPECT_THAT(DecodeDeviceRecord(absl::StrReplaceAll(written, {{"\"burst_ios\": 2,", ""}})),
+              Refused(StatusCode::kDataLoss, "burst_ios"));
+}
+
+TEST(DeviceRecord, Version2IsReadAsUnlimited) {
   const auto read = DecodeDeviceRecord(R"({
-    "format": "ublkd-device", "version": 1, "id": 0,
+    "format": "ublkd-device", "version": 2, "id": 0,
     "spec": {"target": {"type": "volume", "volume_id": "fast/a"}, "queues": 1, "depth": 128,
              "max_io_bytes": 524288, "logical_block_bytes": 512, "read_only": false},
     "flags": 64, "boot_id": "b", "server_pid": 1, "generation": 1,
     "created_at": "2026-01-31T12:00:00+00:00"})");
   ASSERT_THAT(read, IsOk());
   EXPECT_EQ(DescribeTarget(read->spec), "volume fast/a");
+  EXPECT_EQ(read->spec.limits, target::IoLimits());
 }
 
 TEST(DeviceRecord, OnlyWhatAnOlderUblkdCannotServeHasANewVersion) {

@@ -240,6 +240,7 @@ TEST_F(DeviceManagerTest, CallsForTheSameThingAreAbortedAndOthersGoOn) {
   EXPECT_THAT(devices_->Create(VolumeDevice("p/a")), Refused(StatusCode::kAborted, "p/a"));
   EXPECT_THAT(volumes_->Delete("p/a"), Refused(StatusCode::kAborted, "p/a"));
   EXPECT_THAT(devices_->Delete(7), Refused(StatusCode::kAborted, "device 7"));
+  EXPECT_THAT(devices_->SetLimits(7, {}), Refused(StatusCode::kAborted, "device 7"));
   DeviceSpec same_id = NullDevice();
   same_id.id = 7;
   EXPECT_THAT(devices_->Create(same_id), Refused(StatusCode::kAborted, "device 7"));
@@ -251,6 +252,102 @@ TEST_F(DeviceManagerTest, CallsForTheSameThingAreAbortedAndOthersGoOn) {
   factory_.HoldCreate(false);
   hung.join();
   EXPECT_THAT(Ids(), ElementsAre(7));
+}
+
+TEST_F(DeviceManagerTest, LimitsAreFilledInRecordedAndChanged) {
+  MakeVolume("a");
+  DeviceSpec request = VolumeDevice("p/a");
+  request.limits = {.iops = 1000};
+  const auto made = devices_->Create(request);
+  ASSERT_THAT(made, IsOk());
+  const target::IoLimits first = {.iops = 1000, .burst_ios = 100};
+  EXPECT_EQ(made->spec.limits, first);
+  EXPECT_EQ(DecodeDeviceRecord(dir_.Read("devices/0.json"))->spec.limits, first);
+
+  EXPECT_THAT(devices_->Create(request), IsOk()) << "the same";
+  EXPECT_THAT(devices_->Create(VolumeDevice("p/a")), IsOk()) << "no wish";
+  DeviceSpec other = request;
+  other.limits->bytes_per_second = kMiB;
+  EXPECT_THAT(devices_->Create(other),
+              Refused(StatusCode::kAlreadyExists, "1000 IOPS (burst 100)"));
+  other.limits = target::IoLimits();
+  EXPECT_THAT(devices_->Create(other), Refused(StatusCode::kAlreadyExists, "asked for was none"));
+
+  const auto changed = devices_->SetLimits(0, {.bytes_per_second = 10 * kMiB});
+  ASSERT_THAT(changed, IsOk());
+  const target::IoLimits second = {.bytes_per_second = 10 * kMiB, .burst_bytes = kMiB};
+  EXPECT_EQ(changed->spec.limits, second);
+  EXPECT_EQ(changed->state, DeviceState::kLive);
+  EXPECT_EQ(devices_->Get(0)->spec.limits, second);
+  EXPECT_EQ(DecodeDeviceRecord(dir_.Read("devices/0.json"))->spec.limits, second);
+  EXPECT_THAT(devices_->Create(request), Refused(StatusCode::kAlreadyExists, "other limits"));
+  ASSERT_THAT(devices_->SetLimits(0, {}), IsOk());
+  EXPECT_EQ(devices_->Get(0)->spec.limits, target::IoLimits());
+  EXPECT_THAT(devices_->Delete(0), IsOk());
+}
+
+TEST_F(DeviceManagerTest, BadLimitsAreRefusedInWords) {
+  ASSERT_THAT(devices_->Create(NullDevice()), IsOk());
+  const struct {
+    target::IoLimits limits;
+    std::string words;
+  } cases[] = {
+      {{.burst_ios = 5}, "limits.burst_ios: 5 is a burst of no limit; give limits.iops as well"},
+      {{.burst_bytes = 4096}, "limits.burst_bytes: 4096 is a burst of no limit"},
+      {{.iops = uint64_t{1} << 31}, "limits.iops: 2147483648 is out of range"},
+      {{.iops = 1, .burst_ios = UINT64_MAX}, "limits.burst_ios"},
+      {{.bytes_per_second = 1000}, "limits.bytes_per_second: 1000 is too little"},
+      {{.bytes_per_second = UINT64_MAX}, "limits.bytes_per_second"},
+      {{.bytes_per_second = kMiB, .burst_bytes = 512}, "limits.burst_bytes: 512 is out of range"},
+      {{.bytes_per_second = kMiB, .burst_bytes = UINT64_MAX}, "limits.burst_bytes"},
+  };
+  const auto before = Records();
+  for (const auto& bad : cases) {
+    EXPECT_THAT(devices_->SetLimits(0, bad.limits),
+                Refused(StatusCode::kInvalidArgument, bad.words));
+    DeviceSpec request = NullDevice();
+    request.limits = bad.limits;
+    EXPECT_THAT(devices_->Create(request),
+                Refused(StatusCode::kInvalidArgument, "spec." + bad.words));
+  }
+  EXPECT_EQ(devices_->Get(0)->spec.limits, target::IoLimits());
+  EXPECT_EQ(Records(), before);
+  DeviceSpec small = NullDevice();
+  small.max_io_bytes = 4096;
+  small.limits = {.bytes_per_second = 1000};
+  EXPECT_THAT(devices_->Create(small), IsOk()) << "small requests may be slow ones";
+}
+
+TEST_F(DeviceManagerTest, LimitsOfWhatIsNotOursAreLeftAlone) {
+  factory_.AddForeign(3, getppid());
+  EXPECT_THAT(devices_->SetLimits(3, {}),
+              Refused(StatusCode::kFailedPrecondition, "change it there"));
+  EXPECT_THAT(devices_->SetLimits(4, {}), Refused(StatusCode::kNotFound, "device 4"));
+  MakeVolume("a");
+  ASSERT_THAT(devices_->Create(VolumeDevice("p/a")), IsOk());
+  const auto lease = volumes_->Lock("p/a");
+  ASSERT_THAT(lease, IsOk());
+  EXPECT_THAT(devices_->SetLimits(0, {}), Refused(StatusCode::kAborted, "p/a"));
+}
+
+TEST_F(DeviceManagerTest, ManyThreadsSetLimitsOneAfterTheOther) {
+  ASSERT_THAT(devices_->Create(NullDevice()), IsOk());
+  std::vector<std::thread> threads;
+  for (uint64_t i = 1; i <= 4; ++i) {
+    threads.emplace_back([this, i] {
+      for (int round = 0; round < 25; ++round) {
+        const auto changed = devices_->SetLimits(0, {.iops = i});
+        if (changed.ok()) {
+          EXPECT_EQ(changed->spec.limits->iops, i);
+        } else {
+          EXPECT_THAT(changed, Refused(StatusCode::kAborted, "device 0"));
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(DecodeDeviceRecord(dir_.Read("devices/0.json"))->spec.limits,
+            devices_->Get(0)->spec.limits);
 }
 
 TEST_F(DeviceManagerTest, ADeviceThatWasRemovedFromOutsideIsForgotten) {

@@ -146,6 +146,38 @@ TEST_F(DeviceRecoveryTest, ADeviceThatSomebodyQuiescedIsTakenOver) {
   EXPECT_EQ(RecordOf(made->id).generation, 2u);
 }
 
+TEST_F(DeviceRecoveryTest, LimitsOutliveTheServer) {
+  MakeVolume("a");
+  Start();
+  DeviceSpec request = VolumeDevice("p/a");
+  request.limits = {.iops = 1000, .burst_ios = 7};
+  ASSERT_THAT(devices_->Create(request), IsOk());
+  const target::IoLimits changed = {.iops = 2000, .burst_ios = 7};
+  ASSERT_THAT(devices_->SetLimits(0, changed), IsOk());
+  devices_->Shutdown(std::chrono::milliseconds(0));
+  Start();
+  ASSERT_TRUE(IsLive(0));
+  EXPECT_EQ(devices_->Get(0)->spec.limits, changed);
+  EXPECT_EQ(RecordOf(0).spec.limits, changed);
+}
+
+TEST_F(DeviceRecoveryTest, LimitsOfADeviceThatWaitsAreForItsNextServer) {
+  MakeVolume("a");
+  LeaveDevice(3, "p/a", -1);
+  factory_.FailRecovery(absl::InternalError("the data is somewhere else"));
+  Start();
+  const target::IoLimits limits = {.iops = 2000, .burst_ios = 7};
+  // ABORTED while it is being tried again.
+  ASSERT_TRUE(Eventually([&] { return devices_->SetLimits(3, limits).ok(); }));
+  EXPECT_EQ(RecordOf(3).spec.limits, limits);
+  const uint64_t failed = devices_->Recoveries().failed;
+  EXPECT_TRUE(Eventually([&] { return devices_->Recoveries().failed > failed + 1; }))
+      << "it is still tried again";
+  factory_.FailRecovery(absl::OkStatus());
+  EXPECT_TRUE(Eventually([&] { return IsLive(3); }));
+  EXPECT_EQ(devices_->Get(3)->spec.limits, limits);
+}
+
 TEST_F(DeviceRecoveryTest, DevicesAreStoppedAtTheEndIfThatIsWanted) {
   leave_devices_ = false;
   Start();
