@@ -21,12 +21,14 @@ constexpr char kGroupExamples[] =
     R"(  ublkctl device create --volume fast/db
   ublkctl device list
   ublkctl device show 0
+  ublkctl device limit 0 --iops-limit 5000
   ublkctl device delete /dev/ublkb0)";
 
 constexpr char kCreateExamples[] =
     R"EX(  ublkctl device create --volume fast/db
   ublkctl device create --file disk.img --read-only
   ublkctl device create --null 1TiB --queues 4 --depth 64
+  ublkctl device create --volume fast/db --iops-limit 5000 --bandwidth-limit 100MiB
   mkfs.ext4 "$(ublkctl device create --volume fast/db)")EX";
 
 constexpr char kListExamples[] =
@@ -38,11 +40,69 @@ constexpr char kShowExamples[] =
     R"(  ublkctl device show 0
   ublkctl device show /dev/ublkb0 -o json)";
 
+constexpr char kLimitExamples[] =
+    R"(  ublkctl device limit 0 --iops-limit 5000 --iops-burst 10000
+  ublkctl device limit /dev/ublkb0 --bandwidth-limit 100MiB
+  ublkctl device limit 0 --iops-limit 0
+  ublkctl device limit 0 --none)";
+
 constexpr char kDeleteExamples[] =
     R"(  ublkctl device delete 0
   ublkctl device delete /dev/ublkb0 /dev/ublkb1)";
 
 constexpr char kDeviceHelp[] = "Id of the device, or its path: 0 or /dev/ublkb0";
+
+// The options that set limits; absent means not named.
+struct LimitOptions {
+  std::optional<uint64_t> iops;
+  std::optional<uint64_t> burst_ios;
+  std::optional<uint64_t> bytes_per_second;
+  std::optional<uint64_t> burst_bytes;
+
+  bool any() const {
+    return iops.has_value() || burst_ios.has_value() || bytes_per_second.has_value() ||
+           burst_bytes.has_value();
+  }
+};
+
+void AddOptionalSize(CLI::App* command, const std::string& name, std::optional<uint64_t>& bytes,
+                     const std::string& description) {
+  command
+      ->add_option_function<std::string>(
+          name, [name, &bytes](const std::string& text) { bytes = ParseSizeOrThrow(name, text); },
+          description)
+      ->type_name("SIZE");
+}
+
+// `options` outlives the command.
+void AddLimitOptions(CLI::App* command, LimitOptions& options) {
+  command
+      ->add_option("--iops-limit", options.iops,
+                   "The most reads and writes in a second; 0 for no limit")
+      ->type_name("N");
+  command
+      ->add_option("--iops-burst", options.burst_ios,
+                   "As many at once after idling; default a tenth of the limit")
+      ->type_name("N");
+  AddOptionalSize(command, "--bandwidth-limit", options.bytes_per_second,
+                  "The most bytes read and written in a second; 0 for no limit");
+  AddOptionalSize(command, "--bandwidth-burst", options.burst_bytes,
+                  "As many at once after idling; default a tenth of the limit");
+}
+
+// What is not named stays as it is; a limit that is named without its burst gets the default one.
+void ApplyTo(v1::DeviceLimits& limits, const LimitOptions& options) {
+  if (options.iops.has_value()) {
+    limits.set_iops(*options.iops);
+    limits.clear_burst_ios();
+  }
+  if (options.burst_ios.has_value()) limits.set_burst_ios(*options.burst_ios);
+  if (options.bytes_per_second.has_value()) {
+    limits.set_bytes_per_second(*options.bytes_per_second);
+    limits.clear_burst_bytes();
+  }
+  if (options.burst_bytes.has_value()) limits.set_burst_bytes(*options.burst_bytes);
+}
 
 // The values of the options of `device create`.
 struct CreateOptions {
@@ -56,6 +116,7 @@ struct CreateOptions {
   uint32_t max_io_bytes = 0;
   bool read_only = false;
   std::string buffers;
+  LimitOptions limits;
 };
 
 constexpr std::array<std::pair<const char*, v1::BufferMode>, 3> kBufferModes = {{
@@ -94,6 +155,7 @@ absl::StatusOr<v1::CreateDeviceRequest> MakeRequest(const CreateOptions& options
   for (const auto& [name, mode] : kBufferModes) {
     if (options.buffers == name) spec.set_buffer_mode(mode);
   }
+  if (options.limits.any()) ApplyTo(*spec.mutable_limits(), options.limits);
   return request;
 }
 
@@ -155,6 +217,7 @@ void AddCreate(CommandTree& tree, CLI::App* group) {
                                 "default the cheapest that works")
                    ->type_name("MODE"),
                {ValueKind::kChoice, buffers});
+  AddLimitOptions(command, options->limits);
 }
 
 void AddList(CommandTree& tree, CLI::App* group) {
@@ -196,6 +259,54 @@ void AddShow(CommandTree& tree, CLI::App* group) {
       tree.AddCommand(group, "show", "Show all that is known about a device.", kShowExamples,
                       [name](Session& session) { return Report(ShowDevice(session, *name)); });
   tree.SetKind(command->add_option("DEVICE", *name, kDeviceHelp)->required(), {ValueKind::kDevice});
+}
+
+absl::Status LimitDevice(Session& session, const std::string& name, bool none,
+                         const LimitOptions& options) {
+  UBLKD_ASSIGN_OR_RETURN(const uint32_t id, ParseDeviceId(name));
+  if (none == options.any()) {
+    return UsageError(
+        "`ublkctl device limit` needs limits, such as --iops-limit N and --bandwidth-limit SIZE, "
+        "or "
+        "--none to take all off");
+  }
+  v1::SetDeviceLimitsRequest request;
+  request.set_id(id);
+  v1::DeviceLimits& limits = *request.mutable_limits();
+  if (!none) {
+    UBLKD_ASSIGN_OR_RETURN(const v1::Device before, GetDevice(session, id));
+    limits = before.spec().limits();
+    ApplyTo(limits, options);
+  }
+  UBLKD_ASSIGN_OR_RETURN(const v1::Device device,
+                         session.client().Call(&v1::DeviceService::Stub::SetDeviceLimits, request));
+  if (session.wants_json()) {
+    session.Print(ToJson(device));
+  } else {
+    session.PrintLine(
+        absl::StrCat("limits of ", device.path(), ": ", DescribeLimits(device.spec().limits())));
+  }
+  return absl::OkStatus();
+}
+
+void AddLimit(CommandTree& tree, CLI::App* group) {
+  struct Values {
+    std::string name;
+    bool none = false;
+    LimitOptions limits;
+  };
+  const auto values = std::make_shared<Values>();
+  CLI::App* command = tree.AddCommand(
+      group, "limit",
+      "Limit what a device may do, also while it is in use; what is not named stays.\n"
+      "Reads and writes count together, and what comes faster waits.",
+      kLimitExamples, [values](Session& session) {
+        return Report(LimitDevice(session, values->name, values->none, values->limits));
+      });
+  tree.SetKind(command->add_option("DEVICE", values->name, kDeviceHelp)->required(),
+               {ValueKind::kDevice});
+  AddLimitOptions(command, values->limits);
+  command->add_flag("--none", values->none, "Take all limits off");
 }
 
 // Detaches one device and appends what became of it to `results`.
@@ -253,6 +364,7 @@ void AddDeviceCommands(CommandTree& tree) {
   AddCreate(tree, group);
   AddList(tree, group);
   AddShow(tree, group);
+  AddLimit(tree, group);
   AddDelete(tree, group);
 }
 

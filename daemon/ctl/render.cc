@@ -139,7 +139,26 @@ std::string TargetOrServer(const v1::Device& device) {
   return absl::StrCat("not ours, served by ", Server(device));
 }
 
+// Empty without any.
+std::string Limits(const v1::DeviceLimits& limits, bool bursts) {
+  std::vector<std::string> parts;
+  if (limits.iops() != 0) {
+    parts.push_back(absl::StrCat(limits.iops(), " IOPS"));
+    if (bursts) absl::StrAppend(&parts.back(), " (burst ", limits.burst_ios(), ")");
+  }
+  if (limits.bytes_per_second() != 0) {
+    parts.push_back(absl::StrCat(FormatBytes(limits.bytes_per_second()), "/s"));
+    if (bursts) absl::StrAppend(&parts.back(), " (burst ", FormatBytes(limits.burst_bytes()), ")");
+  }
+  return absl::StrJoin(parts, ", ");
+}
+
 }  // namespace
+
+std::string DescribeLimits(const v1::DeviceLimits& limits) {
+  const std::string text = Limits(limits, /*bursts=*/true);
+  return text.empty() ? "none" : text;
+}
 
 std::string DescribeTarget(const v1::DeviceSpec& spec) {
   switch (spec.target_case()) {
@@ -172,13 +191,14 @@ Table DeviceTable(const std::vector<v1::Device>& devices) {
                {"QUEUES", kRight},
                {"DEPTH", kRight},
                {"BUFFERS"},
+               {"LIMITS"},
                {"TARGET"}});
   for (const v1::Device& device : devices) {
     const v1::DeviceSpec& spec = device.spec();
     table.AddRow({absl::StrCat(device.id()), device.path(), State(device.state()),
                   FormatBytes(device.size_bytes()), Access(device), NumberOrNothing(spec.queues()),
                   NumberOrNothing(spec.depth()), Buffers(spec.buffer_mode()),
-                  TargetOrServer(device)});
+                  OrNothing(Limits(spec.limits(), /*bursts=*/false)), TargetOrServer(device)});
   }
   return table;
 }
@@ -199,6 +219,7 @@ Details DeviceDetails(const v1::Device& device) {
   details.Add("queues", absl::StrCat(spec.queues(), ", each ", spec.depth(), " deep"));
   details.Add("largest request", FormatBytes(spec.max_io_bytes()));
   details.Add("buffers", Buffers(spec.buffer_mode()));
+  details.Add("limits", DescribeLimits(spec.limits()));
   details.Add("features", OrNothing(absl::StrJoin(device.features(), " ")));
   details.Add("created", Time(device.has_created_at(), device.created_at()));
   return details;

@@ -15,6 +15,8 @@ namespace ublkd::ctl {
 std::string DescribeTarget(const v1::DeviceSpec& spec);
 /// "/dev/ublkb3 (volume fast/db)".
 std::string DescribeDevice(const v1::Device& device);
+/// "1000 IOPS (burst 100), 10 MiB/s (burst 1 MiB)" or "none".
+std::string DescribeLimits(const v1::DeviceLimits& limits);
 /// The path of the device that a volume is attached as, or "-".
 std::string DescribeAttachment(const v1::Volume& volume);
 

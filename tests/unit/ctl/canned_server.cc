@@ -26,6 +26,7 @@ constexpr char kDevices[] = R"pb(
       depth: 128
       max_io_bytes: 524288
       logical_block_bytes: 4096
+      limits {}
       buffer_mode: BUFFER_MODE_COPY
     }
     size_bytes: 10737418240
@@ -47,6 +48,7 @@ constexpr char kDevices[] = R"pb(
       max_io_bytes: 65536
       logical_block_bytes: 512
       read_only: true
+      limits { iops: 1000 burst_ios: 100 bytes_per_second: 10485760 burst_bytes: 1048576 }
       buffer_mode: BUFFER_MODE_USER_COPY
     }
     size_bytes: 1610612736
@@ -174,6 +176,18 @@ grpc::Status CannedDevices::GetDevice(grpc::ServerContext* context,
     if (known.id() == request->id()) *device = known;
   }
   if (device->path().empty()) return NotFound("device " + std::to_string(request->id()));
+  return grpc::Status::OK;
+}
+
+grpc::Status CannedDevices::SetDeviceLimits(grpc::ServerContext* context,
+                                            const v1::SetDeviceLimitsRequest* request,
+                                            v1::Device* device) {
+  state_.set_limits = *request;
+  if (grpc::Status status = Begin(state_, context); !status.ok()) return status;
+  for (const v1::Device& known : state_.devices) {
+    if (known.id() == request->id()) *device = known;
+  }
+  *device->mutable_spec()->mutable_limits() = request->limits();
   return grpc::Status::OK;
 }
 

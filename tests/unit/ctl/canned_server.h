@@ -34,6 +34,7 @@ struct CannedState {
   size_t page_volumes = 1000;
 
   std::optional<v1::CreateDeviceRequest> create_device;
+  std::optional<v1::SetDeviceLimitsRequest> set_limits;
   std::optional<v1::CreateVolumeRequest> create_volume;
   std::vector<uint32_t> deleted_devices;
   std::vector<std::string> deleted_volumes;
@@ -49,6 +50,8 @@ class CannedDevices : public v1::DeviceService::Service {
                             v1::Device*) override;
   grpc::Status DeleteDevice(grpc::ServerContext*, const v1::DeleteDeviceRequest*,
                             v1::DeleteDeviceResponse*) override;
+  grpc::Status SetDeviceLimits(grpc::ServerContext*, const v1::SetDeviceLimitsRequest*,
+                               v1::Device*) override;
   grpc::Status GetDevice(grpc::ServerContext*, const v1::GetDeviceRequest*, v1::Device*) override;
   grpc::Status ListDevices(grpc::ServerContext*, const v1::ListDevicesRequest*,
                            v1::ListDevicesResponse*) override;

@@ -80,7 +80,7 @@ class CtlCompletion : public CtlTest {
 
 TEST_F(CtlCompletion, Commands) {
   EXPECT_THAT(Complete({""}), ElementsAre("device", "volume", "pool", "info", "completion"));
-  EXPECT_THAT(Complete({"device", ""}), ElementsAre("create", "list", "show", "delete"));
+  EXPECT_THAT(Complete({"device", ""}), ElementsAre("create", "list", "show", "limit", "delete"));
   EXPECT_THAT(Complete({"vol"}), ElementsAre("volume"));
   EXPECT_THAT(Complete({"-o", "json", "d"}), ElementsAre("device"));
   EXPECT_THAT(Complete({"pool", "list", ""}), ElementsAre());
@@ -89,14 +89,16 @@ TEST_F(CtlCompletion, Commands) {
 TEST_F(CtlCompletion, OptionsOfTheCommandAndGlobalOnesWithoutThoseInUse) {
   EXPECT_THAT(Complete({"device", "create", "--"}),
               ElementsAre("--help", "--volume", "--file", "--null", "--id", "--queues", "--depth",
-                          "--block-size", "--max-io", "--read-only", "--buffers", "--version",
+                          "--block-size", "--max-io", "--read-only", "--buffers", "--iops-limit",
+                          "--iops-burst", "--bandwidth-limit", "--bandwidth-burst", "--version",
                           "--socket", "--output", "--timeout"));
   EXPECT_THAT(Complete({"device", "create", "--buffers", ""}),
               ElementsAre("copy", "user-copy", "zero-copy"));
   EXPECT_THAT(
       Complete({"device", "create", "--read-only", "--queues=2", "-o", "json", "--"}),
       ElementsAre("--help", "--volume", "--file", "--null", "--id", "--depth", "--block-size",
-                  "--max-io", "--buffers", "--version", "--socket", "--timeout"));
+                  "--max-io", "--buffers", "--iops-limit", "--iops-burst", "--bandwidth-limit",
+                  "--bandwidth-burst", "--version", "--socket", "--timeout"));
   EXPECT_THAT(Complete({"volume", "create", "--label", "a=b", "--l"}), ElementsAre("--label"))
       << "it may be repeated";
 }
@@ -114,6 +116,7 @@ TEST_F(CtlCompletion, LiveNames) {
   EXPECT_THAT(Complete({"device", "create", "--volume", "fast/"}),
               ElementsAre("fast/db", "fast/log"));
   EXPECT_THAT(Complete({"device", "show", ""}), ElementsAre("0", "12"));
+  EXPECT_THAT(Complete({"device", "limit", ""}), ElementsAre("0", "12"));
   EXPECT_THAT(Complete({"device", "delete", "/dev/"}), ElementsAre("/dev/ublkb0", "/dev/ublkb12"));
   EXPECT_THAT(Complete({"volume", "list", "--pool", ""}), ElementsAre("bulk", "fast"));
   EXPECT_THAT(Complete({"volume", "list", "--pool=f"}), ElementsAre("--pool=fast"));

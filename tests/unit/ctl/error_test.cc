@@ -195,6 +195,7 @@ TEST_P(CtlUsage, NamesTheMistakeAndSendsNothing) {
   const std::string hint = mistake.help.empty() ? "" : "\nTry `" + mistake.help + " --help`.\n";
   EXPECT_THAT(message, HasSubstr(hint));
   EXPECT_FALSE(state_.create_device.has_value());
+  EXPECT_FALSE(state_.set_limits.has_value());
   EXPECT_FALSE(state_.create_volume.has_value());
   EXPECT_TRUE(state_.deleted_devices.empty());
 }
@@ -207,7 +208,7 @@ INSTANTIATE_TEST_SUITE_P(
             "unknown command \"devise\": the commands are device, volume, pool, info, completion",
             "ublkctl"},
         Mistake{{"device", "make"},
-                "unknown command \"make\": the commands are create, list, show, delete",
+                "unknown command \"make\": the commands are create, list, show, limit, delete",
                 "ublkctl device"},
         Mistake{{"device", "list", "volume", "list"},
                 "unexpected argument \"volume\"",
@@ -232,6 +233,13 @@ INSTANTIATE_TEST_SUITE_P(
                 "--depth",
                 "ublkctl device create"},
         Mistake{{"device", "show"}, "DEVICE is required", "ublkctl device show"},
+        Mistake{{"device", "limit", "0"}, "needs limits, such as --iops-limit N", ""},
+        Mistake{{"device", "limit", "0", "--none", "--iops-limit", "1"}, "needs limits", ""},
+        Mistake{
+            {"device", "limit", "0", "--iops-limit", "1k"}, "--iops-limit", "ublkctl device limit"},
+        Mistake{{"device", "limit", "0", "--bandwidth-limit", "fast"},
+                "--bandwidth-limit: \"fast\" is not a size",
+                "ublkctl device limit"},
         Mistake{{"device", "show", "sda"}, "\"sda\" is not a device", ""},
         Mistake{{"device", "delete", "0", "zero"}, "\"zero\" is not a device", ""},
         Mistake{{"volume", "create", "fast/db"}, "--size is required", "ublkctl volume create"},

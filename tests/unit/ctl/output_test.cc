@@ -25,9 +25,9 @@ class CtlOutput : public CtlTest {
 
 TEST_F(CtlOutput, DevicesAsATable) {
   EXPECT_EQ(Print({"device", "list"}), Golden(R"(
-ID  PATH          STATE        SIZE  ACCESS  QUEUES  DEPTH  BUFFERS    TARGET
- 0  /dev/ublkb0   live       10 GiB  rw           2    128  copy       volume fast/db
-12  /dev/ublkb12  quiesced  1.5 GiB  ro           1     64  user-copy  file /srv/images/golden.img
+ID  PATH          STATE        SIZE  ACCESS  QUEUES  DEPTH  BUFFERS    LIMITS               TARGET
+ 0  /dev/ublkb0   live       10 GiB  rw           2    128  copy       -                    volume fast/db
+12  /dev/ublkb12  quiesced  1.5 GiB  ro           1     64  user-copy  1000 IOPS, 10 MiB/s  file /srv/images/golden.img
 )"));
 }
 
@@ -41,10 +41,10 @@ TEST_F(CtlOutput, DevicesOfOthersAreShownOnRequest) {
   foreign.set_server_pid(99);
   EXPECT_THAT(Print({"device", "list"}), testing::Not(testing::HasSubstr("ublkb13")));
   EXPECT_EQ(Print({"device", "list", "--all"}), Golden(R"(
-ID  PATH          STATE        SIZE  ACCESS  QUEUES  DEPTH  BUFFERS    TARGET
- 0  /dev/ublkb0   live       10 GiB  rw           2    128  copy       volume fast/db
-12  /dev/ublkb12  quiesced  1.5 GiB  ro           1     64  user-copy  file /srv/images/golden.img
-13  /dev/ublkb13  live        1 GiB  -            -      -  -          not ours, served by process 99
+ID  PATH          STATE        SIZE  ACCESS  QUEUES  DEPTH  BUFFERS    LIMITS               TARGET
+ 0  /dev/ublkb0   live       10 GiB  rw           2    128  copy       -                    volume fast/db
+12  /dev/ublkb12  quiesced  1.5 GiB  ro           1     64  user-copy  1000 IOPS, 10 MiB/s  file /srv/images/golden.img
+13  /dev/ublkb13  live        1 GiB  -            -      -  -          -                    not ours, served by process 99
 )"));
 }
 
@@ -70,9 +70,22 @@ access:           read-write
 queues:           2, each 128 deep
 largest request:  512 KiB
 buffers:          copy
+limits:           none
 features:         USER_COPY CMD_IOCTL_ENCODE
 created:          2026-01-31 12:00:00Z
 )"));
+}
+
+TEST_F(CtlOutput, LimitsInDetail) {
+  EXPECT_THAT(
+      Print({"device", "show", "12"}),
+      testing::HasSubstr("limits:           1000 IOPS (burst 100), 10 MiB/s (burst 1 MiB)\n"));
+  EXPECT_EQ(Print({"device", "limit", "12", "--iops-limit", "0"}),
+            "limits of /dev/ublkb12: 10 MiB/s (burst 1 MiB)\n");
+  EXPECT_EQ(Print({"device", "limit", "12", "--none"}), "limits of /dev/ublkb12: none\n");
+  const Json device =
+      Json::parse(Print({"device", "limit", "0", "--bandwidth-limit", "1MiB", "-o", "json"}));
+  EXPECT_EQ(device["spec"]["limits"]["bytes_per_second"], "1048576");
 }
 
 TEST_F(CtlOutput, VolumesAsATable) {
@@ -166,6 +179,12 @@ TEST_F(CtlOutput, OneDeviceAsJson) {
     "max_io_bytes": 524288,
     "logical_block_bytes": 4096,
     "read_only": false,
+    "limits": {
+      "iops": "0",
+      "burst_ios": "0",
+      "bytes_per_second": "0",
+      "burst_bytes": "0"
+    },
     "buffer_mode": "BUFFER_MODE_COPY"
   },
   "size_bytes": "10737418240",

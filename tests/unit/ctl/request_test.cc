@@ -40,10 +40,45 @@ TEST_F(CtlRequest, EveryOptionOfADeviceIsSent) {
   expected.set_logical_block_bytes(4096);
   expected.set_read_only(true);
   expected.set_buffer_mode(v1::BUFFER_MODE_COPY);
-  const v1::DeviceSpec sent =
-      Spec({"--null", "10GiB", "--id", "7", "--queues", "4", "--depth", "64", "--max-io", "1MiB",
-            "--block-size", "4KiB", "--read-only", "--buffers", "copy"});
+  expected.mutable_limits()->set_iops(5000);
+  expected.mutable_limits()->set_burst_ios(9000);
+  expected.mutable_limits()->set_bytes_per_second(100 << 20);
+  expected.mutable_limits()->set_burst_bytes(1 << 30);
+  const v1::DeviceSpec sent = Spec({"--null",       "10GiB",
+                                    "--id",         "7",
+                                    "--queues",     "4",
+                                    "--depth",      "64",
+                                    "--max-io",     "1MiB",
+                                    "--block-size", "4KiB",
+                                    "--read-only",  "--iops-limit",
+                                    "5000",         "--iops-burst",
+                                    "9000",         "--bandwidth-limit",
+                                    "100MiB",       "--bandwidth-burst",
+                                    "1GiB",         "--buffers",
+                                    "copy"});
   EXPECT_TRUE(MessageDifferencer::Equals(sent, expected)) << sent.DebugString();
+}
+
+TEST_F(CtlRequest, LimitsThatAreNotNamedStay) {
+  // Device 12 has both limits.
+  const auto sent = [this](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"device", "limit", "/dev/ublkb12"});
+    const Result result = Run(arguments);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_EQ(state_.set_limits->id(), 12u);
+    EXPECT_TRUE(state_.set_limits->has_limits());
+    const v1::DeviceLimits& limits = state_.set_limits->limits();
+    return std::vector<uint64_t>{limits.iops(), limits.burst_ios(), limits.bytes_per_second(),
+                                 limits.burst_bytes()};
+  };
+  using testing::ElementsAre;
+  EXPECT_THAT(sent({"--iops-limit", "5"}), ElementsAre(5, 0, 10 << 20, 1 << 20))
+      << "another limit has another burst";
+  EXPECT_THAT(sent({"--iops-burst", "5"}), ElementsAre(1000, 5, 10 << 20, 1 << 20));
+  EXPECT_THAT(sent({"--bandwidth-limit", "1MiB", "--bandwidth-burst=8KiB"}),
+              ElementsAre(1000, 100, 1 << 20, 8192));
+  EXPECT_THAT(sent({"--bandwidth-limit", "0"}), ElementsAre(1000, 100, 0, 0));
+  EXPECT_THAT(sent({"--none"}), ElementsAre(0, 0, 0, 0));
 }
 
 TEST_F(CtlRequest, IdZeroIsNotTheSameAsNoId) {
