@@ -159,7 +159,6 @@ uint64_t QueueLimit(dev_t device, absl::string_view name) {
 absl::Status DescribeFile(const FileTargetOptions& options, const struct stat& about,
                           BackingFile& backing) {
   ublk::Geometry& geometry = backing.geometry;
-  geometry.size_bytes = static_cast<uint64_t>(about.st_size);
   ChooseBlock(options, backing);
   const auto file_block = static_cast<uint32_t>(
       std::clamp<blksize_t>(about.st_blksize, geometry.logical_block_bytes, kLargeBlockBytes));
@@ -177,8 +176,8 @@ absl::Status DescribeBlockDevice(const FileTargetOptions& options, const struct 
   int read_only = 0;
   int sector_bytes = 0;
   unsigned physical_bytes = 0;
-  if (ioctl(fd, BLKGETSIZE64, &geometry.size_bytes) != 0 || ioctl(fd, BLKROGET, &read_only) != 0 ||
-      ioctl(fd, BLKSSZGET, &sector_bytes) != 0 || ioctl(fd, BLKPBSZGET, &physical_bytes) != 0) {
+  if (ioctl(fd, BLKROGET, &read_only) != 0 || ioctl(fd, BLKSSZGET, &sector_bytes) != 0 ||
+      ioctl(fd, BLKPBSZGET, &physical_bytes) != 0) {
     return ErrnoStatus(errno, absl::StrCat("look at the block device ", options.path));
   }
   if (read_only != 0 && !options.read_only) {
@@ -195,6 +194,17 @@ absl::Status DescribeBlockDevice(const FileTargetOptions& options, const struct 
 }
 
 }  // namespace
+
+absl::StatusOr<uint64_t> SizeOf(int fd) {
+  struct stat about;
+  if (fstat(fd, &about) != 0) return ErrnoStatus(errno, "look at an open file");
+  if (!S_ISBLK(about.st_mode)) return static_cast<uint64_t>(about.st_size);
+  uint64_t size_bytes = 0;
+  if (ioctl(fd, BLKGETSIZE64, &size_bytes) != 0) {
+    return ErrnoStatus(errno, "ask for the size of a block device");
+  }
+  return size_bytes;
+}
 
 absl::StatusOr<BackingFile> OpenBackingFile(const FileTargetOptions& options) {
   UBLKD_RETURN_IF_ERROR(CheckOptions(options));
@@ -214,6 +224,7 @@ absl::StatusOr<BackingFile> OpenBackingFile(const FileTargetOptions& options) {
   UBLKD_RETURN_IF_ERROR(is_block_device ? DescribeBlockDevice(options, about, backing)
                                         : DescribeFile(options, about, backing));
   ublk::Geometry& geometry = backing.geometry;
+  UBLKD_ASSIGN_OR_RETURN(geometry.size_bytes, SizeOf(backing.fd.get()));
   if (geometry.size_bytes == 0) return NoDisk(options.path, "its size is 0; make it larger");
   if (geometry.size_bytes % geometry.logical_block_bytes != 0) {
     return absl::InvalidArgumentError(absl::StrCat(

@@ -19,6 +19,9 @@ struct BackingFile {
   bool can_zero_range = false;
 };
 
+/// Bytes of an open regular file or block device as it is now.
+absl::StatusOr<uint64_t> SizeOf(int fd);
+
 /// Checks and opens; the errors are those of OpenFileTarget.
 absl::StatusOr<BackingFile> OpenBackingFile(const FileTargetOptions& options);
 

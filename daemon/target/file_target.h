@@ -20,6 +20,7 @@ class FileTarget {
   explicit FileTarget(BackingFile backing) : backing_(std::move(backing)) {}
 
   Geometry geometry() const { return backing_.geometry; }
+  absl::StatusOr<uint64_t> AvailableBytes() const { return SizeOf(backing_.fd.get()); }
   absl::StatusOr<Queue> OpenQueue(uring::Ring& ring);
 
  private:

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <limits>
 
 #include "daemon/target/target.h"
 
@@ -22,6 +24,8 @@ struct NullTarget {
 
   Geometry look;
   Geometry geometry() const { return look; }
+  /// Nothing is kept, so there is room for any disk.
+  absl::StatusOr<uint64_t> AvailableBytes() const { return std::numeric_limits<int64_t>::max(); }
   absl::StatusOr<Queue> OpenQueue(uring::Ring&) { return Queue(); }
 };
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <concepts>
+#include <cstdint>
 #include <memory>
 #include <type_traits>
 #include <utility>
@@ -37,6 +38,13 @@ concept Target = requires(T& target, const T& constant, uring::Ring& ring) {
 }
 &&Queue<QueueOf<T>>;
 
+/// A target whose disk may grow while it is served tells how much of it there is now. It is asked
+/// on any thread.
+template <typename T>
+concept CanGrow = requires(const T& target) {
+  { target.AvailableBytes() } -> std::same_as<absl::StatusOr<uint64_t>>;
+};
+
 namespace internal {
 
 template <typename Q>
@@ -57,6 +65,13 @@ class TypedDeviceTarget : public ublk::DeviceTarget {
 
   const Geometry& geometry() const override { return geometry_; }
   ublk::DataUse data_use() const override { return DataUseOf<QueueOf<T>>(); }
+  absl::StatusOr<uint64_t> AvailableBytes() const override {
+    if constexpr (CanGrow<T>) {
+      return target_.AvailableBytes();
+    } else {
+      return geometry_.size_bytes;
+    }
+  }
 
   absl::StatusOr<std::unique_ptr<ublk::QueueTarget>> OpenQueue(uring::Ring& ring) override {
     UBLKD_ASSIGN_OR_RETURN(QueueOf<T> queue, target_.OpenQueue(ring));

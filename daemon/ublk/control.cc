@@ -223,6 +223,15 @@ absl::StatusOr<DeviceInfo> Control::GetDeviceInfo(uint32_t id) {
   return Decode(info);
 }
 
+absl::Status Control::UpdateSize(uint32_t id, uint64_t size_bytes) {
+  const std::string what = absl::StrCat("resize ", DeviceName(id));
+  if (!features_.Has(Feature::kUpdateSize)) {
+    return absl::UnimplementedError(absl::StrCat(what, ": the driver cannot resize a disk"));
+  }
+  return ExecuteForStatus(
+      {.opcode = UBLK_U_CMD_UPDATE_SIZE, .device = id, .data = size_bytes / kSectorBytes}, what);
+}
+
 absl::StatusOr<cpu_set_t> Control::QueueAffinity(uint32_t id, uint16_t queue) {
   cpu_set_t cpus;
   CPU_ZERO(&cpus);

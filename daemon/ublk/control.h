@@ -113,6 +113,11 @@ class Control {
 
   absl::StatusOr<DeviceInfo> GetDeviceInfo(uint32_t id);
 
+  /// Gives a disk that was started another size, a multiple of its logical block, which everybody
+  /// sees at once. Nothing is checked against the size it has. UNIMPLEMENTED without
+  /// Feature::kUpdateSize, INVALID_ARGUMENT; NOT_FOUND also when there is no disk.
+  absl::Status UpdateSize(uint32_t id, uint64_t size_bytes);
+
   /// CPUs whose requests come through the hardware queue.
   absl::StatusOr<cpu_set_t> QueueAffinity(uint32_t id, uint16_t queue);
 

@@ -212,6 +212,7 @@ absl::Status Device::StartThreads() {
 }
 
 absl::Status Device::BeginService() {
+  size_bytes_ = geometry_.size_bytes;
   UBLKD_RETURN_IF_ERROR(WaitForBlockNode());
   if (!threads_->BeginService()) {
     return absl::UnavailableError(
@@ -224,7 +225,9 @@ absl::Status Device::Add() {
   UBLKD_ASSIGN_OR_RETURN(options_.buffers, ChooseBufferMode(options_.buffers, target_->data_use(),
                                                             control_.features()));
   const bool comb = options_.threads_per_queue > 1;
-  const Features asked(options_.extra_features.bits() | FeaturesOf(*options_.buffers).bits() |
+  const Features wished(control_.features().bits() & Features().With(Feature::kUpdateSize).bits());
+  const Features asked(options_.extra_features.bits() | wished.bits() |
+                       FeaturesOf(*options_.buffers).bits() |
                        (comb ? Features().With(Feature::kPerIoDaemon).bits() : 0) |
                        (options_.recoverable ? RecoveryFeatures().bits() : 0));
   UBLKD_RETURN_IF_ERROR(CheckGranted(asked, control_.features()));
@@ -336,7 +339,7 @@ DeviceStats Device::Stats() const {
 }
 
 absl::Status Device::Stop(StopMode mode) {
-  const absl::MutexLock lock(&stop_mutex_);
+  const absl::MutexLock lock(&life_mutex_);
   if (!added_) return absl::OkStatus();
   UBLKD_RETURN_IF_ERROR(StopDisk(mode));
   FailPoint("delete.stopped");
@@ -353,7 +356,7 @@ void Device::LeaveThreads() {
 }
 
 absl::Status Device::Leave() {
-  const absl::MutexLock lock(&stop_mutex_);
+  const absl::MutexLock lock(&life_mutex_);
   if (!added_) return absl::OkStatus();
   if (!options_.recoverable) {
     return absl::FailedPreconditionError(

@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -120,7 +121,8 @@ class Device {
   unsigned minor() const { return minor_; }
   /// As in effect: every default is filled in, `id` is set.
   const DeviceOptions& options() const { return options_; }
-  const Geometry& geometry() const { return geometry_; }
+  /// As it is now: the size grows. Any thread.
+  Geometry geometry() const;
   const Features& features() const { return info_.features; }
 
   /// False after Stop, and when the device was deleted from outside. Any thread.
@@ -138,7 +140,7 @@ class Device {
   /// kForce: waits for the requests that the target holds, and at most kForceDeleteWaitMs for
   /// those who have the disk open; after that DEADLINE_EXCEEDED, and the id becomes free when the
   /// last of them is gone.
-  absl::Status Stop(StopMode mode) ABSL_LOCKS_EXCLUDED(stop_mutex_);
+  absl::Status Stop(StopMode mode) ABSL_LOCKS_EXCLUDED(life_mutex_);
 
   static constexpr int64_t kForceDeleteWaitMs = 5000;
 
@@ -146,7 +148,16 @@ class Device {
   /// answered, all else waits for the next server, as do the users. Leaving what is stopped or left
   /// is OK. Any thread.
   /// FAILED_PRECONDITION it is not recoverable, DEADLINE_EXCEEDED the driver did not notice.
-  absl::Status Leave() ABSL_LOCKS_EXCLUDED(stop_mutex_);
+  absl::Status Leave() ABSL_LOCKS_EXCLUDED(life_mutex_);
+
+  /// Grows the disk while it is used; when it answers OK everybody sees the new size. The size that
+  /// it has is OK. Any thread; calls wait for one another, and for Stop and Leave.
+  /// INVALID_ARGUMENT it is smaller, no multiple of the logical block or too large for a disk;
+  /// FAILED_PRECONDITION the driver did not grant Feature::kUpdateSize (it is always asked for),
+  /// the target has not as much, or the device was stopped or left. Nothing has changed then.
+  absl::Status Resize(uint64_t size_bytes) ABSL_LOCKS_EXCLUDED(life_mutex_);
+  /// How large the disk may become, as its target is now. FAILED_PRECONDITION it was left.
+  absl::StatusOr<uint64_t> AvailableBytes() const ABSL_LOCKS_EXCLUDED(life_mutex_);
 
  private:
   class Threads;
@@ -164,11 +175,15 @@ class Device {
   absl::Status WaitForBlockNode();
   absl::Status StopDisk(StopMode mode);
   absl::Status Remove();
+  absl::Status CheckNewSize(uint64_t size_bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(life_mutex_);
+  absl::Status CheckServed() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(life_mutex_);
 
   Control& control_;
   DeviceOptions options_;
   std::unique_ptr<DeviceTarget> target_;
+  /// As it began; the size grows.
   Geometry geometry_;
+  std::atomic<uint64_t> size_bytes_ = 0;
   DeviceInfo info_;
   /// The driver knows the device and we have to remove it.
   bool added_ = false;
@@ -177,7 +192,8 @@ class Device {
   unsigned minor_ = 0;
   /// Set once by Create and kept to the end, for the counters.
   std::unique_ptr<Threads> threads_;
-  absl::Mutex stop_mutex_;
+  /// One call at a time changes or ends the device.
+  mutable absl::Mutex life_mutex_;
 };
 
 }  // namespace ublkd::ublk

@@ -28,9 +28,12 @@ class QueueTarget {
 class DeviceTarget {
  public:
   virtual ~DeviceTarget() = default;
-  /// Complete (see CompleteGeometry), the same for ever.
+  /// Complete (see CompleteGeometry), the same for ever: of the moment it was opened.
   virtual const Geometry& geometry() const = 0;
   virtual DataUse data_use() const = 0;
+  /// How large a disk it can serve now; less than the geometry's size when something was taken from
+  /// it. Any thread.
+  virtual absl::StatusOr<uint64_t> AvailableBytes() const = 0;
   /// The part for one queue thread, which calls this itself; several threads may do so at a time.
   /// `ring` outlives what is returned.
   virtual absl::StatusOr<std::unique_ptr<QueueTarget>> OpenQueue(uring::Ring& ring) = 0;

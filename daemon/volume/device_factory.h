@@ -46,7 +46,8 @@ class ServedDevice {
   virtual uint32_t minor() const = 0;
   /// As in effect.
   virtual const ublk::DeviceOptions& options() const = 0;
-  virtual const ublk::Geometry& geometry() const = 0;
+  /// As it is now: the size grows.
+  virtual ublk::Geometry geometry() const = 0;
   virtual ublk::Features features() const = 0;
   /// False once the disk is gone, whoever removed it.
   virtual bool live() const = 0;

@@ -28,7 +28,7 @@ class ServedKernelDevice : public ServedDevice {
   uint32_t major() const override { return device_->major(); }
   uint32_t minor() const override { return device_->minor(); }
   const ublk::DeviceOptions& options() const override { return device_->options(); }
-  const ublk::Geometry& geometry() const override { return device_->geometry(); }
+  ublk::Geometry geometry() const override { return device_->geometry(); }
   ublk::Features features() const override { return device_->features(); }
   bool live() const override { return device_->live(); }
   ublk::DeviceStats Stats() const override { return device_->Stats(); }

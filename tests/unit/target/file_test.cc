@@ -161,6 +161,18 @@ TEST_P(FileTargetTest, OpeningChangesNothing) {
   EXPECT_EQ(after.st_mtim.tv_nsec, before.st_mtim.tv_nsec);
 }
 
+TEST_P(FileTargetTest, TellsHowLargeItsFileIsNow) {
+  const std::string path = Make(kFileBytes);
+  const auto target = OpenFileTarget({.path = path});
+  ASSERT_TRUE(target.ok()) << target.status();
+  EXPECT_EQ(*(*target)->AvailableBytes(), kFileBytes);
+  ASSERT_EQ(truncate(path.c_str(), 2 * kFileBytes), 0);
+  EXPECT_EQ(*(*target)->AvailableBytes(), 2 * kFileBytes);
+  ASSERT_EQ(unlink(path.c_str()), 0);
+  EXPECT_EQ(*(*target)->AvailableBytes(), 2 * kFileBytes) << "the open file counts, not the name";
+  EXPECT_EQ((*target)->geometry().size_bytes, kFileBytes);
+}
+
 TEST(BackingFile, DirectIoIsUsedWhereItWorks) {
   const std::string path = "/var/tmp/ublkd-direct-test";
   const UniqueFd file(open(path.c_str(), O_RDWR | O_CREAT | O_DIRECT | O_CLOEXEC, 0600));

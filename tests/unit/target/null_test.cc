@@ -27,6 +27,13 @@ TEST(NullTarget, HasNoCacheToFlush) {
   EXPECT_FALSE((*target)->geometry().volatile_cache);
 }
 
+TEST(NullTarget, MayGrow) {
+  const auto target = MakeNullTarget(1 << 20, 512);
+  ASSERT_TRUE(target.ok()) << target.status();
+  EXPECT_GT(*(*target)->AvailableBytes(), uint64_t{1} << 50);
+  EXPECT_EQ((*target)->geometry().size_bytes, 1u << 20);
+}
+
 TEST(NullTarget, OddSizesAreRefused) {
   EXPECT_TRUE(absl::IsInvalidArgument(MakeNullTarget(0, 512).status()));
   EXPECT_TRUE(absl::IsInvalidArgument(MakeNullTarget(1000, 512).status()));

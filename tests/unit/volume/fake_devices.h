@@ -190,7 +190,7 @@ class FakeDevices::Served : public ServedDevice {
   uint32_t major() const override { return 240; }
   uint32_t minor() const override { return *options_.id; }
   const ublk::DeviceOptions& options() const override { return options_; }
-  const ublk::Geometry& geometry() const override { return target_->geometry(); }
+  ublk::Geometry geometry() const override { return target_->geometry(); }
   ublk::Features features() const override {
     return ublk::Features().With(ublk::Feature::kCmdIoctlEncode);
   }

@@ -19,6 +19,7 @@
 #include "daemon/target/null.h"
 #include "daemon/target/target.h"
 #include "tests/vm/engine/fixture.h"
+#include "tests/vm/engine/verified_load.h"
 
 namespace ublkd {
 namespace {
@@ -27,60 +28,7 @@ using ublk::Device;
 using ublk::DeviceOptions;
 using ublk::StopMode;
 
-constexpr size_t kBlockBytes = 4096;
-
-/// Writers that check what they read, each in blocks of its own.
-class VerifiedLoad {
- public:
-  VerifiedLoad(const std::string& disk, uint64_t size_bytes, int threads) {
-    const size_t blocks = size_bytes / kBlockBytes / static_cast<size_t>(threads);
-    for (int i = 0; i < threads; ++i) {
-      threads_.emplace_back([this, disk, i, blocks] { Run(disk, i, blocks); });
-    }
-  }
-  ~VerifiedLoad() { Finish(); }
-
-  /// Ends the load.
-  void Finish() {
-    stop_ = true;
-    for (std::thread& thread : threads_) {
-      if (thread.joinable()) thread.join();
-    }
-  }
-  int done() const { return done_; }
-  int errors() const { return errors_; }
-  int wrong() const { return wrong_; }
-
- private:
-  void Run(const std::string& disk, int thread, size_t blocks) {
-    const UniqueFd fd(open(disk.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC));
-    alignas(kBlockBytes) uint64_t block[kBlockBytes / sizeof(uint64_t)] = {};
-    std::vector<uint64_t> versions(blocks);
-    std::mt19937_64 random(static_cast<uint64_t>(thread));
-    while (!stop_) {
-      const size_t n = random() % blocks;
-      const auto at = static_cast<off_t>((static_cast<size_t>(thread) * blocks + n) * kBlockBytes);
-      if (random() % 2 == 0) {
-        block[0] = static_cast<uint64_t>(at);
-        block[1] = versions[n] + 1;
-        if (pwrite(fd.get(), block, kBlockBytes, at) != kBlockBytes) ++errors_;
-        ++versions[n];
-      } else if (pread(fd.get(), block, kBlockBytes, at) != kBlockBytes) {
-        ++errors_;
-      } else if (block[1] != versions[n] ||
-                 (versions[n] != 0 && block[0] != static_cast<uint64_t>(at))) {
-        ++wrong_;
-      }
-      ++done_;
-    }
-  }
-
-  std::atomic<bool> stop_ = false;
-  std::atomic<int> done_ = 0;
-  std::atomic<int> errors_ = 0;
-  std::atomic<int> wrong_ = 0;
-  std::vector<std::thread> threads_;
-};
+constexpr size_t kBlockBytes = VerifiedLoad::kBlockBytes;
 
 /// A target that cannot be opened.
 class BrokenTarget {
