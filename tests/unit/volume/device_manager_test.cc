@@ -292,7 +292,7 @@ TEST_F(DeviceManagerTest, BadLimitsAreRefusedInWords) {
     target::IoLimits limits;
     std::string words;
   } cases[] = {
-      {{.burst_ios = 5}, "limits.burst_ios: 5 is a burst of no limit; give limits.iops as well"},
+      {{.burst_ios = 5}, "limits.burst_ios: 5 is a burst of no limit"},
       {{.burst_bytes = 4096}, "limits.burst_bytes: 4096 is a burst of no limit"},
       {{.iops = uint64_t{1} << 31}, "limits.iops: 2147483648 is out of range"},
       {{.iops = 1, .burst_ios = UINT64_MAX}, "limits.burst_ios"},
