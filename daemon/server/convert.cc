@@ -211,7 +211,7 @@ absl::StatusOr<volume::DeviceSpec> ToDeviceSpec(const v1::DeviceSpec& message) {
   return spec;
 }
 
-v1::Volume FromVolume(const volume::Volume& volume, std::optional<uint32_t> device_id) {
+v1::Volume FromVolume(const volume::Volume& volume, std::optional<volume::Attachment> attached) {
   const volume::VolumeRecord& record = volume.record;
   v1::Volume message;
   message.set_id(volume::FormatVolumeId(volume.pool, record.name));
@@ -226,7 +226,10 @@ v1::Volume FromVolume(const volume::Volume& volume, std::optional<uint32_t> devi
   message.set_content(FromContent(volume.content));
   *message.mutable_format() = FromFormat(record.format);
   message.mutable_labels()->insert(record.labels.begin(), record.labels.end());
-  if (device_id.has_value()) message.set_device_id(*device_id);
+  if (attached.has_value()) {
+    message.set_device_id(attached->device_id);
+    message.set_device_size_bytes(attached->disk_bytes);
+  }
   *message.mutable_created_at() = FromTime(record.created_at);
   message.set_generation(record.generation);
   return message;

@@ -7,6 +7,7 @@
 #include "daemon/volume/device.h"
 #include "daemon/volume/pool.h"
 #include "daemon/volume/volume.h"
+#include "daemon/volume/volume_manager.h"
 #include "ublkd/v1/device.pb.h"
 #include "ublkd/v1/volume.pb.h"
 
@@ -21,7 +22,7 @@ absl::StatusOr<volume::Format> ToFormat(const v1::Format& format);
 target::IoLimits ToLimits(const v1::DeviceLimits& limits);
 absl::StatusOr<volume::DeviceSpec> ToDeviceSpec(const v1::DeviceSpec& spec);
 
-v1::Volume FromVolume(const volume::Volume& volume, std::optional<uint32_t> device_id);
+v1::Volume FromVolume(const volume::Volume& volume, std::optional<volume::Attachment> attached);
 v1::Pool FromPool(const volume::Pool& pool, const volume::PoolCapacity& capacity);
 v1::Device FromDevice(const volume::DeviceView& view);
 

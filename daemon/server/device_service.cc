@@ -4,6 +4,7 @@
 #include <sys/utsname.h>
 
 #include "absl/strings/str_cat.h"
+#include "daemon/base/size.h"
 #include "daemon/base/version.h"
 #include "daemon/server/call_log.h"
 #include "daemon/server/convert.h"
@@ -52,6 +53,19 @@ grpc::Status DeviceService::SetDeviceLimits(grpc::ServerContext* /*context*/,
   log.SetSubject(
       absl::StrCat(view->path, ": limits ",
                    volume::DescribeLimits(view->spec.limits.value_or(target::IoLimits()))));
+  *response = FromDevice(*view);
+  return log.End(absl::OkStatus());
+}
+
+grpc::Status DeviceService::ResizeDevice(grpc::ServerContext* /*context*/,
+                                         const v1::ResizeDeviceRequest* request,
+                                         v1::Device* response) {
+  CallLog log(CallLog::Kind::kChanges, "ResizeDevice");
+  log.SetSubject(volume::BlockPath(request->id()));
+  const absl::StatusOr<volume::DeviceView> view =
+      devices_.Resize(request->id(), request->size_bytes());
+  if (!view.ok()) return log.End(view.status());
+  log.SetSubject(absl::StrCat(view->path, " to ", FormatBytes(view->size_bytes)));
   *response = FromDevice(*view);
   return log.End(absl::OkStatus());
 }

@@ -19,6 +19,8 @@ class DeviceService : public v1::DeviceService::Service {
   grpc::Status SetDeviceLimits(grpc::ServerContext* context,
                                const v1::SetDeviceLimitsRequest* request,
                                v1::Device* response) override;
+  grpc::Status ResizeDevice(grpc::ServerContext* context, const v1::ResizeDeviceRequest* request,
+                            v1::Device* response) override;
   grpc::Status GetDevice(grpc::ServerContext* context, const v1::GetDeviceRequest* request,
                          v1::Device* response) override;
   grpc::Status ListDevices(grpc::ServerContext* context, const v1::ListDevicesRequest* request,

@@ -94,8 +94,7 @@ absl::Status Server::OpenDevices(volume::DeviceFactory& factory) {
                          volume::DeviceRecords::Open(absl::StrCat(flags_.state_dir, "/devices")));
   devices_ =
       std::make_unique<volume::DeviceManager>(options, factory, *volumes_, std::move(records));
-  volumes_->SetAttachment(
-      [devices = devices_.get()](const std::string& id) { return devices->AttachedTo(id); });
+  volumes_->SetAttachments(devices_.get());
   return absl::OkStatus();
 }
 

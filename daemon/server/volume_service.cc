@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/server/volume_service.h"
 
+#include "absl/strings/str_cat.h"
+#include "daemon/base/size.h"
 #include "daemon/base/status.h"
 #include "daemon/server/call_log.h"
 #include "daemon/server/convert.h"
@@ -60,6 +62,13 @@ absl::StatusOr<v1::Volume> VolumeService::SetFormat(const v1::SetVolumeFormatReq
   return Describe(volume);
 }
 
+absl::StatusOr<v1::Volume> VolumeService::Resize(const v1::ResizeVolumeRequest& request) {
+  UBLKD_RETURN_IF_ERROR(gate_());
+  UBLKD_ASSIGN_OR_RETURN(const volume::Volume volume,
+                         volumes_.Resize(request.id(), request.size_bytes()));
+  return Describe(volume);
+}
+
 absl::StatusOr<v1::ListPoolsResponse> VolumeService::Pools() {
   UBLKD_RETURN_IF_ERROR(gate_());
   v1::ListPoolsResponse response;
@@ -107,6 +116,14 @@ grpc::Status VolumeService::SetVolumeFormat(grpc::ServerContext* /*context*/,
   CallLog log(CallLog::Kind::kChanges, "SetVolumeFormat");
   log.SetSubject(request->id());
   return Answer(log, SetFormat(*request), *response);
+}
+
+grpc::Status VolumeService::ResizeVolume(grpc::ServerContext* /*context*/,
+                                         const v1::ResizeVolumeRequest* request,
+                                         v1::Volume* response) {
+  CallLog log(CallLog::Kind::kChanges, "ResizeVolume");
+  log.SetSubject(absl::StrCat(request->id(), " to ", FormatBytes(request->size_bytes())));
+  return Answer(log, Resize(*request), *response);
 }
 
 grpc::Status VolumeService::ListPools(grpc::ServerContext* /*context*/,

@@ -26,6 +26,8 @@ class VolumeService : public v1::VolumeService::Service {
   grpc::Status SetVolumeFormat(grpc::ServerContext* context,
                                const v1::SetVolumeFormatRequest* request,
                                v1::Volume* response) override;
+  grpc::Status ResizeVolume(grpc::ServerContext* context, const v1::ResizeVolumeRequest* request,
+                            v1::Volume* response) override;
   grpc::Status ListPools(grpc::ServerContext* context, const v1::ListPoolsRequest* request,
                          v1::ListPoolsResponse* response) override;
 
@@ -36,6 +38,7 @@ class VolumeService : public v1::VolumeService::Service {
   absl::StatusOr<v1::Volume> Get(const v1::GetVolumeRequest& request);
   absl::StatusOr<v1::ListVolumesResponse> List(const v1::ListVolumesRequest& request);
   absl::StatusOr<v1::Volume> SetFormat(const v1::SetVolumeFormatRequest& request);
+  absl::StatusOr<v1::Volume> Resize(const v1::ResizeVolumeRequest& request);
   absl::StatusOr<v1::ListPoolsResponse> Pools();
 
   volume::VolumeManager& volumes_;

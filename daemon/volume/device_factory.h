@@ -57,6 +57,10 @@ class ServedDevice {
   virtual absl::Status Stop(ublk::StopMode mode) = 0;
   /// See ublk::Device::Leave.
   virtual absl::Status Leave() = 0;
+  /// See ublk::Device::Resize.
+  virtual absl::Status Resize(uint64_t size_bytes) = 0;
+  /// See ublk::Device::AvailableBytes.
+  virtual absl::StatusOr<uint64_t> AvailableBytes() const = 0;
 };
 
 /// Makes and removes devices. Any thread.

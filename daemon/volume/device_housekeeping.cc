@@ -166,7 +166,7 @@ void DeviceManager::Shutdown(std::chrono::milliseconds grace) {
   {
     const std::lock_guard lock(mutex_);
     for (auto& [id, entry] : devices_) {
-      if (entry.phase != Phase::kLive) continue;
+      if (!entry.served()) continue;
       entry.phase = Phase::kDeleting;
       live.emplace_back(entry.view, entry.device);
     }

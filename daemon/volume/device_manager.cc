@@ -50,6 +50,7 @@ DeviceView DeviceManager::ViewOf(const Entry& entry) {
   DeviceView view = entry.view;
   if (entry.device == nullptr) return view;
   view.server_pid = getpid();
+  view.size_bytes = entry.device->geometry().size_bytes;
   if (!entry.device->live()) view.state = DeviceState::kFailed;
   return view;
 }
@@ -107,7 +108,7 @@ absl::StatusOr<std::optional<DeviceView>> DeviceManager::FindSame(const Plan& pl
           absl::StrCat(plan.key, " is attached as ", BlockPath(id),
                        ", which waits to be served again: ", entry.view.reason));
     }
-    if (entry.phase != Phase::kLive || !entry.device->live()) {
+    if (!entry.served() || !entry.device->live()) {
       return absl::AbortedError(absl::StrCat(plan.key, " is busy: ", BlockPath(id),
                                              " that serves it is going away; try again"));
     }
@@ -199,8 +200,7 @@ absl::Status DeviceManager::TakeThisId(const Plan& plan, uint32_t id) {
       return taken(absl::StrCat("record ", records_.PathOf(id), " cannot be read"));
     }
     const auto [found, inserted] = devices_.try_emplace(id);
-    if (!inserted &&
-        (found->second.phase == Phase::kLive || found->second.phase == Phase::kWaiting)) {
+    if (!inserted && (found->second.served() || found->second.phase == Phase::kWaiting)) {
       return taken(absl::StrCat("it serves ", DescribeTarget(found->second.view.spec)));
     }
     if (!inserted) return Busy(id);
@@ -403,11 +403,13 @@ absl::StatusOr<std::vector<DeviceView>> DeviceManager::List(bool all) {
   return in_order;
 }
 
-std::optional<uint32_t> DeviceManager::AttachedTo(const std::string& volume_id) const {
+std::optional<Attachment> DeviceManager::AttachedTo(const std::string& volume_id) const {
   const std::lock_guard lock(mutex_);
   for (const auto& [id, entry] : devices_) {
     const auto* volume = std::get_if<VolumeSpec>(&entry.view.spec.target);
-    if (entry.exists() && volume != nullptr && volume->id == volume_id) return id;
+    if (entry.exists() && volume != nullptr && volume->id == volume_id) {
+      return Attachment{id, ViewOf(entry).size_bytes};
+    }
   }
   return std::nullopt;
 }

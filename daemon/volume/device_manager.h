@@ -64,13 +64,13 @@ struct RecoveryStats {
 ///
 /// Any thread. No call waits for a call about another device or volume; one about the same is
 /// ABORTED at once.
-class DeviceManager {
+class DeviceManager : public Attachments {
  public:
   /// `factory` and `volumes` outlive the manager.
   DeviceManager(DeviceManagerOptions options, DeviceFactory& factory, VolumeManager& volumes,
                 DeviceRecords records);
   /// Stops what is left by force.
-  ~DeviceManager();
+  ~DeviceManager() override;
   DeviceManager(const DeviceManager&) = delete;
   DeviceManager& operator=(const DeviceManager&) = delete;
 
@@ -98,8 +98,12 @@ class DeviceManager {
   /// In the order of their ids; with `all` also those that others made.
   absl::StatusOr<std::vector<DeviceView>> List(bool all = false);
 
-  /// The device that serves the volume. Never waits.
-  std::optional<uint32_t> AttachedTo(const std::string& volume_id) const;
+  /// Grows a device that serves no volume, while it is used: null to any size, a file to what it
+  /// has by now (0: to all of that). See proto/ublkd/v1/device.proto for the codes.
+  absl::StatusOr<DeviceView> Resize(uint32_t id, uint64_t size_bytes);
+
+  std::optional<Attachment> AttachedTo(const std::string& volume_id) const override;
+  absl::Status GrowDisk(const std::string& volume_id, uint64_t size_bytes) override;
   /// All devices with their counters, which are empty while nobody serves them. Never waits,
   /// whatever the backends do.
   std::vector<DeviceSnapshot> Snapshot() const;
@@ -115,13 +119,16 @@ class DeviceManager {
   enum class Phase { kCreating, kLive, kWaiting, kRecovering, kChanging, kDeleting };
   struct Entry {
     bool exists() const { return phase != Phase::kCreating; }
+    bool served() const {
+      return phase == Phase::kLive || (phase == Phase::kChanging && device != nullptr);
+    }
     Phase phase = Phase::kCreating;
     /// What is served, in words; empty for what any number of devices may serve.
     std::string key;
     DeviceView view;
     /// As on disk, once it exists.
     DeviceRecord record;
-    /// Set when live.
+    /// Set when served.
     std::shared_ptr<ServedDevice> device;
     std::shared_ptr<target::Throttle> throttle;
   };
@@ -157,6 +164,13 @@ class DeviceManager {
   absl::Status RefuseForeign(uint32_t id, absl::string_view verb);
   static absl::Status NoSuchDevice(uint32_t id);
   absl::Status StopOrRemove(const Entry& entry) const;
+
+  // Growth (device_resize.cc).
+  absl::StatusOr<Entry> BeginResize(uint32_t id);
+  void EndResize(uint32_t id);
+  absl::Status ResizeTarget(const Entry& entry, uint64_t size_bytes);
+  absl::Status ResizeNull(const Entry& entry, uint64_t size_bytes);
+  static absl::Status ResizeToFile(const Entry& entry, uint64_t size_bytes);
 
   // What a server left (device_recovery.cc), on the housekeeping thread and helpers of its own.
   absl::Status LookForLeftovers();

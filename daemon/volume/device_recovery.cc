@@ -114,10 +114,14 @@ void DeviceManager::Adopt(const DeviceRecord& record, const KernelDevice& known)
   if (!std::holds_alternative<NullSpec>(record.spec.target))
     entry.key = DescribeTarget(record.spec);
   entry.record = record;
+  // It may have grown after its record was written.
+  if (auto* null = std::get_if<NullSpec>(&entry.record.spec.target)) {
+    null->size_bytes = known.size_bytes;
+  }
   entry.view = ViewOfKernel(*record.spec.id, known);
   entry.view.state = DeviceState::kQuiesced;
   entry.view.server_pid = 0;
-  entry.view.spec = record.spec;
+  entry.view.spec = entry.record.spec;
   entry.view.features = ublk::Features(record.flags).Names();
   entry.view.created_at = record.created_at;
   const std::lock_guard lock(mutex_);
@@ -161,7 +165,9 @@ void DeviceManager::Recover(uint32_t id) {
   }
   const absl::Status taken = TakeOver(record);
   if (taken.ok()) return;
-  const std::string reason(taken.message());
+  // Busy with another call is no news about the device.
+  const bool busy = absl::IsAborted(taken) && !said.empty();
+  const std::string reason = busy ? said : std::string(taken.message());
   if (reason != said) {
     LogError("device cannot be taken over: its users wait, and it is tried again",
              {{"device", id}, {"target", DescribeTarget(record.spec)}, {"reason", reason}});

@@ -21,12 +21,26 @@ Content SeekForData(int fd) {
   return errno == ENXIO ? Content::kEmpty : Content::kUnknown;
 }
 
-absl::Status Preallocate(int fd, off_t size) {
+absl::Status TooLarge(uint64_t size_bytes) {
+  return absl::InvalidArgumentError(absl::StrCat("size_bytes: ", size_bytes,
+                                                 " is more than a file may have on this "
+                                                 "filesystem; ask for less"));
+}
+
+absl::Status SetSize(int fd, uint64_t size_bytes) {
+  if (ftruncate(fd, static_cast<off_t>(size_bytes)) == 0) return absl::OkStatus();
+  if (errno == EFBIG || errno == EINVAL) return TooLarge(size_bytes);
+  return ErrnoStatus(errno, "cannot set the size");
+}
+
+absl::Status Preallocate(int fd, uint64_t from_bytes, uint64_t size_bytes) {
   int result = 0;
   do {
-    result = fallocate(fd, 0, 0, size);
+    result = fallocate(fd, 0, static_cast<off_t>(from_bytes),
+                       static_cast<off_t>(size_bytes - from_bytes));
   } while (result != 0 && errno == EINTR);
   if (result == 0) return absl::OkStatus();
+  if (errno == EFBIG) return TooLarge(size_bytes);
   if (errno == EOPNOTSUPP) {
     return absl::FailedPreconditionError(
         "cannot preallocate: the filesystem does not offer it; ask for a thin volume");
@@ -34,21 +48,33 @@ absl::Status Preallocate(int fd, off_t size) {
   return ErrnoStatus(errno, "cannot preallocate", "ask for less or make room");
 }
 
+absl::Status Sync(int fd) {
+  return fsync(fd) == 0 ? absl::OkStatus() : ErrnoStatus(errno, "cannot sync");
+}
+
 }  // namespace
 
 absl::Status GiveSize(int fd, uint64_t size_bytes, Provisioning provisioning) {
-  const off_t size = static_cast<off_t>(size_bytes);
-  if (ftruncate(fd, size) != 0) {
-    if (errno == EFBIG || errno == EINVAL) {
-      return absl::InvalidArgumentError(absl::StrCat("size_bytes: ", size_bytes,
-                                                     " is more than a file may have on this "
-                                                     "filesystem; ask for less"));
-    }
-    return ErrnoStatus(errno, "cannot set the size");
+  UBLKD_RETURN_IF_ERROR(SetSize(fd, size_bytes));
+  if (provisioning == Provisioning::kThick) UBLKD_RETURN_IF_ERROR(Preallocate(fd, 0, size_bytes));
+  return Sync(fd);
+}
+
+absl::Status Grow(int fd, uint64_t from_bytes, uint64_t size_bytes, Provisioning provisioning) {
+  if (provisioning == Provisioning::kThick) {
+    UBLKD_RETURN_IF_ERROR(Preallocate(fd, from_bytes, size_bytes));
+  } else {
+    UBLKD_RETURN_IF_ERROR(SetSize(fd, size_bytes));
   }
-  if (provisioning == Provisioning::kThick) UBLKD_RETURN_IF_ERROR(Preallocate(fd, size));
-  if (fsync(fd) != 0) return ErrnoStatus(errno, "cannot sync");
-  return absl::OkStatus();
+  return Sync(fd);
+}
+
+absl::Status CutBack(int fd, uint64_t size_bytes) {
+  struct stat facts;
+  if (fstat(fd, &facts) != 0) return ErrnoStatus(errno, "cannot look at the file");
+  if (static_cast<uint64_t>(facts.st_size) <= size_bytes) return absl::OkStatus();
+  UBLKD_RETURN_IF_ERROR(SetSize(fd, size_bytes));
+  return Sync(fd);
 }
 
 uint64_t AllocatedBytes(const struct stat& facts) {

@@ -17,6 +17,14 @@ namespace ublkd::volume {
 /// when it cannot preallocate.
 absl::Status GiveSize(int fd, uint64_t size_bytes, Provisioning provisioning);
 
+/// Gives a file that has `from_bytes` the larger size, durably, so that the new part reads as
+/// zeroes; thick: with all of its space. It may be in use. Errors as GiveSize; the file may be
+/// larger then, see CutBack.
+absl::Status Grow(int fd, uint64_t from_bytes, uint64_t size_bytes, Provisioning provisioning);
+
+/// Takes off, durably, what a file has beyond a size.
+absl::Status CutBack(int fd, uint64_t size_bytes);
+
 /// Space that a file takes.
 uint64_t AllocatedBytes(const struct stat& facts);
 

@@ -140,7 +140,9 @@ uint64_t FilePool::PromisedBytes(uint64_t turn) const {
   {
     const std::lock_guard lock(mutex_);
     for (const auto& [name, entry] : entries_) {
-      if (entry.turn < turn) sizes.emplace_back(name, entry.record.size_bytes);
+      if (entry.turn >= turn) continue;
+      const uint64_t growing_to = entry.growing_turn < turn ? entry.growing_to_bytes : 0;
+      sizes.emplace_back(name, std::max(entry.record.size_bytes, growing_to));
     }
   }
   uint64_t promised = 0;
@@ -156,7 +158,9 @@ uint64_t FilePool::PromisedBytes(uint64_t turn) const {
   return promised;
 }
 
-absl::Status FilePool::CheckRoom(const VolumeRecord& record, uint64_t turn) const {
+// Whether `bytes` more can be promised; `what` is what they are for.
+absl::Status FilePool::CheckRoom(absl::string_view what, uint64_t bytes, Provisioning provisioning,
+                                 uint64_t turn) const {
   struct statvfs space;
   if (fstatvfs(directory_.fd(), &space) != 0) {
     return ErrnoStatus(errno, absl::StrCat("cannot read the free space of ", path()));
@@ -164,14 +168,12 @@ absl::Status FilePool::CheckRoom(const VolumeRecord& record, uint64_t turn) cons
   const uint64_t free_bytes = uint64_t{space.f_bavail} * space.f_frsize;
   const double left = static_cast<double>(free_bytes) * options_.overcommit -
                       static_cast<double>(PromisedBytes(turn));
-  const bool fits = static_cast<double>(record.size_bytes) <= left;
-  const bool fits_now =
-      record.provisioning == Provisioning::kThin || record.size_bytes <= free_bytes;
+  const bool fits = static_cast<double>(bytes) <= left;
+  const bool fits_now = provisioning == Provisioning::kThin || bytes <= free_bytes;
   if (fits && fits_now) return absl::OkStatus();
   const uint64_t available = left > 0 ? static_cast<uint64_t>(left) : 0;
   return absl::ResourceExhaustedError(absl::StrCat(
-      "pool ", options_.name, " has no room for volume ", record.name, " of ",
-      FormatBytes(record.size_bytes), ": ",
+      "pool ", options_.name, " has no room for ", what, ": ",
       FormatBytes(fits_now ? available : std::min(available, free_bytes)),
       " are available; delete volumes, enlarge ", path(), " or raise the pool's overcommit"));
 }
@@ -210,7 +212,10 @@ absl::StatusOr<Volume> FilePool::Create(const VolumeRequest& request) {
   if (entry.state == State::kReady) return Observe(entry.record);
 
   absl::Status made = RemoveFiles(request.name, CreatingMarker(request.name));
-  if (made.ok()) made = CheckRoom(entry.record, entry.turn);
+  if (made.ok()) {
+    made = CheckRoom(absl::StrCat("volume ", request.name, " of ", FormatBytes(request.size_bytes)),
+                     request.size_bytes, entry.record.provisioning, entry.turn);
+  }
   if (made.ok()) made = MakeFiles(entry.record);
   if (!made.ok()) {
     UndoCreation(request.name);

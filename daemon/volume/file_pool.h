@@ -40,6 +40,7 @@ class FilePool : public Pool {
   std::vector<std::string> Names() const override;
   absl::StatusOr<Volume> SetFormat(absl::string_view name, Format::State expected,
                                    const Format& format) override;
+  absl::StatusOr<Volume> Resize(absl::string_view name, uint64_t size_bytes) override;
   absl::StatusOr<PoolCapacity> Capacity() const override;
   absl::StatusOr<std::string> Locate(absl::string_view name) const override;
   bool Contains(absl::string_view path) const override;
@@ -60,6 +61,9 @@ class FilePool : public Pool {
     absl::Status problem;
     /// The order in which volumes asked for room.
     uint64_t turn = 0;
+    /// While it grows: the size that it is to get, and its turn for the room.
+    uint64_t growing_to_bytes = 0;
+    uint64_t growing_turn = 0;
   };
 
   FilePool(FilePoolOptions options, OwnedDirectory directory);
@@ -69,17 +73,26 @@ class FilePool : public Pool {
   void LoadFile(const std::string& file);
   void LoadRecord(const std::string& volume);
   void FinishInterrupted(const std::string& volume, const std::string& marker, State state);
+  void FinishGrowth(const std::string& volume);
   void Refuse(const std::string& volume, const absl::Status& why);
   absl::StatusOr<VolumeRecord> ReadRecord(absl::string_view volume, const std::string& file) const;
 
   // Creation and deletion.
   absl::StatusOr<Entry> Begin(const VolumeRequest& request);
-  absl::Status CheckRoom(const VolumeRecord& record, uint64_t turn) const;
+  absl::Status CheckRoom(absl::string_view what, uint64_t bytes, Provisioning provisioning,
+                         uint64_t turn) const;
   absl::Status MakeFiles(const VolumeRecord& record);
   absl::Status MakeData(const VolumeRecord& record) const;
   absl::Status RemoveFiles(absl::string_view name, absl::string_view marker);
   void UndoCreation(absl::string_view name);
   void Forget(absl::string_view name);
+
+  // Growth (file_pool_resize.cc).
+  uint64_t TakeTurnToGrow(absl::string_view name, uint64_t size_bytes);
+  absl::Status CheckRoomToGrow(const VolumeRecord& record, const VolumeRecord& grown);
+  absl::Status GrowFiles(const VolumeRecord& record, const VolumeRecord& grown);
+  VolumeRecord UndoGrowth(const VolumeRecord& record);
+  absl::Status TakeBackGrowth(const VolumeRecord& record);
 
   absl::StatusOr<Entry> Find(absl::string_view name) const;
   void Put(absl::string_view name, Entry entry);

@@ -16,6 +16,8 @@ inline constexpr absl::string_view kRecordSuffix = ".json";
 inline constexpr absl::string_view kCreatingSuffix = ".creating";
 /// The record of a volume that is being deleted.
 inline constexpr absl::string_view kDeletingSuffix = ".deleting";
+/// The record, with its new size, of a volume that is growing; the valid one lies beside it.
+inline constexpr absl::string_view kGrowingSuffix = ".growing";
 /// What WriteFileAtomically adds while it writes.
 inline constexpr absl::string_view kTemporarySuffix = ".new";
 
@@ -28,6 +30,9 @@ inline std::string CreatingMarker(absl::string_view volume) {
 }
 inline std::string DeletingMarker(absl::string_view volume) {
   return absl::StrCat(volume, kDeletingSuffix);
+}
+inline std::string GrowingMarker(absl::string_view volume) {
+  return absl::StrCat(volume, kGrowingSuffix);
 }
 
 }  // namespace ublkd::volume

@@ -45,9 +45,12 @@ void FilePool::LoadFile(const std::string& file) {
     FinishInterrupted(std::string(volume), file, State::kCreating);
   } else if (absl::ConsumeSuffix(&volume, kDeletingSuffix)) {
     FinishInterrupted(std::string(volume), file, State::kDeleting);
+  } else if (absl::ConsumeSuffix(&volume, kGrowingSuffix)) {
+    FinishGrowth(std::string(volume));
   } else if (absl::ConsumeSuffix(&volume, kTemporarySuffix)) {
-    const bool ours =
-        absl::EndsWith(volume, kRecordSuffix) || absl::EndsWith(volume, kCreatingSuffix);
+    const bool ours = absl::EndsWith(volume, kRecordSuffix) ||
+                      absl::EndsWith(volume, kCreatingSuffix) ||
+                      absl::EndsWith(volume, kGrowingSuffix);
     if (ours && !directory_.Remove(file).ok()) {
       LogWarning("leftover in a pool cannot be removed", {{"path", directory_.PathOf(file)}});
     }
@@ -109,6 +112,25 @@ void FilePool::FinishInterrupted(const std::string& volume, const std::string& m
   entry.state = state;
   entry.record = *record;
   Put(volume, std::move(entry));
+}
+
+// The volume keeps the size of its record: no disk was ever larger than that.
+void FilePool::FinishGrowth(const std::string& volume) {
+  const std::string marker = GrowingMarker(volume);
+  const absl::StatusOr<VolumeRecord> record = ReadRecord(volume, RecordFile(volume));
+  absl::Status ended = ReadRecord(volume, marker).status();
+  if (ended.ok() && absl::IsNotFound(record.status())) {
+    // It was deleted since.
+    ended = directory_.Remove(marker);
+  } else if (ended.ok() && record.ok()) {
+    ended = TakeBackGrowth(*record);
+  } else if (ended.ok()) {
+    ended = record.status();
+  }
+  LogWarning("volume was growing when ublkd ended; it keeps the size it had",
+             {{"pool", options_.name},
+              {"volume", volume},
+              {"result", ended.ok() ? std::string("cut back") : std::string(ended.message())}});
 }
 
 }  // namespace ublkd::volume

@@ -34,6 +34,8 @@ class ServedKernelDevice : public ServedDevice {
   ublk::DeviceStats Stats() const override { return device_->Stats(); }
   absl::Status Stop(ublk::StopMode mode) override { return device_->Stop(mode); }
   absl::Status Leave() override { return device_->Leave(); }
+  absl::Status Resize(uint64_t size_bytes) override { return device_->Resize(size_bytes); }
+  absl::StatusOr<uint64_t> AvailableBytes() const override { return device_->AvailableBytes(); }
 
  private:
   // Outlives the device.

@@ -21,7 +21,7 @@ struct PoolCapacity {
 };
 
 /// Where volumes live. Any thread may call; for one volume the caller lets only one of Create,
-/// Delete and SetFormat run at a time. Every call that changes something is durable when it
+/// Delete, SetFormat and Resize run at a time. Every call that changes something is durable when it
 /// answers, and after a kill at any point it has happened or not happened.
 class Pool {
  public:
@@ -48,6 +48,10 @@ class Pool {
   /// Replaces the format when its state is `expected`; see CheckFormatChange for the errors.
   virtual absl::StatusOr<Volume> SetFormat(absl::string_view name, Format::State expected,
                                            const Format& format) = 0;
+  /// Makes a volume larger, which may be in use; the size it has is success. INVALID_ARGUMENT when
+  /// the volume is larger or the size is no multiple of its block, RESOURCE_EXHAUSTED when that
+  /// does not fit, FAILED_PRECONDITION as Locate.
+  virtual absl::StatusOr<Volume> Resize(absl::string_view name, uint64_t size_bytes) = 0;
   virtual absl::StatusOr<PoolCapacity> Capacity() const = 0;
   /// Path of the file that holds a volume's data, checked to be what the record says:
   /// FAILED_PRECONDITION when it is gone, not a regular file or of another size.

@@ -71,6 +71,19 @@ absl::Status CheckFormat(const Format& format) {
   return absl::OkStatus();
 }
 
+absl::Status CheckSize(uint64_t size_bytes, uint32_t block_bytes) {
+  if (size_bytes == 0 || size_bytes % block_bytes != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("size_bytes: ", size_bytes,
+                                                   " is not a positive multiple of the block size ",
+                                                   block_bytes, "; round it"));
+  }
+  if (size_bytes > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("size_bytes: ", size_bytes, " is more than a file can hold; ask for less"));
+  }
+  return absl::OkStatus();
+}
+
 std::string QuoteBlock(uint32_t bytes) { return absl::StrCat(bytes, "-byte blocks"); }
 
 }  // namespace
@@ -118,15 +131,7 @@ absl::Status CheckRequest(absl::string_view pool, const VolumeRequest& request) 
     return absl::InvalidArgumentError(
         absl::StrCat("logical_block_bytes: ", block_bytes, " is not offered; give 512 or 4096"));
   }
-  if (request.size_bytes == 0 || request.size_bytes % block_bytes != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("size_bytes: ", request.size_bytes,
-                                                   " is not a positive multiple of the block size ",
-                                                   block_bytes, "; round it"));
-  }
-  if (request.size_bytes > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
-    return absl::InvalidArgumentError(absl::StrCat("size_bytes: ", request.size_bytes,
-                                                   " is more than a file can hold; ask for less"));
-  }
+  UBLKD_RETURN_IF_ERROR(CheckSize(request.size_bytes, block_bytes));
   return CheckLabels(request.labels);
 }
 
@@ -151,6 +156,15 @@ absl::Status CheckSame(absl::string_view pool, const VolumeRecord& existing,
                    ProvisioningName(*request.provisioning));
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckNewSize(absl::string_view volume_id, const VolumeRecord& existing,
+                          uint64_t size_bytes) {
+  UBLKD_RETURN_IF_ERROR(CheckSize(size_bytes, existing.logical_block_bytes));
+  if (size_bytes >= existing.size_bytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("size_bytes: volume ", volume_id, " has ", existing.size_bytes,
+                   " bytes and may hold data in all of them; give that or more, not ", size_bytes));
 }
 
 absl::Status CheckFormatChange(absl::string_view volume_id, const Format& now,

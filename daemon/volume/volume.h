@@ -96,6 +96,11 @@ uint32_t ChooseBlockBytes(const VolumeRequest& request);
 absl::Status CheckSame(absl::string_view pool, const VolumeRecord& existing,
                        const VolumeRequest& request);
 
+/// Checks the size that an existing volume is to get; INVALID_ARGUMENT when that is smaller than
+/// the one it has, no multiple of its block or too large.
+absl::Status CheckNewSize(absl::string_view volume_id, const VolumeRecord& existing,
+                          uint64_t size_bytes);
+
 /// Checks a new format against the one it replaces. INVALID_ARGUMENT for one that is malformed,
 /// FAILED_PRECONDITION when `now` is not `expected` or when the change would allow formatting a
 /// volume that may hold data.

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "daemon/base/failpoint.h"
 #include "daemon/base/status.h"
 
 namespace ublkd::volume {
@@ -84,8 +85,8 @@ absl::StatusOr<InFlight::Lease> VolumeManager::Lock(const std::string& id) {
   return in_flight_.Enter(VolumeKey(id));
 }
 
-std::optional<uint32_t> VolumeManager::AttachedTo(const std::string& id) const {
-  return attachment_ ? attachment_(id) : std::nullopt;
+std::optional<Attachment> VolumeManager::AttachedTo(const std::string& id) const {
+  return attachments_ != nullptr ? attachments_->AttachedTo(id) : std::nullopt;
 }
 
 absl::StatusOr<Volume> VolumeManager::Create(const std::string& pool_name,
@@ -101,9 +102,10 @@ absl::Status VolumeManager::Delete(const std::string& id) {
   // A pool that is not there is an error: its volumes may only be out of sight.
   UBLKD_ASSIGN_OR_RETURN(const auto where, Resolve(id));
   UBLKD_ASSIGN_OR_RETURN(const InFlight::Lease lease, Lock(id));
-  if (const std::optional<uint32_t> device = AttachedTo(id)) {
+  if (const std::optional<Attachment> attached = AttachedTo(id)) {
     return absl::FailedPreconditionError(absl::StrCat("volume ", id, " is attached as /dev/ublkb",
-                                                      *device, "; delete that device first"));
+                                                      attached->device_id,
+                                                      "; delete that device first"));
   }
   return where.first->Delete(where.second);
 }
@@ -128,6 +130,22 @@ absl::StatusOr<Volume> VolumeManager::SetFormat(const std::string& id, Format::S
   UBLKD_ASSIGN_OR_RETURN(const auto where, Resolve(id));
   UBLKD_ASSIGN_OR_RETURN(const InFlight::Lease lease, Lock(id));
   return where.first->SetFormat(where.second, expected, format);
+}
+
+absl::StatusOr<Volume> VolumeManager::Resize(const std::string& id, uint64_t size_bytes) {
+  UBLKD_ASSIGN_OR_RETURN(const auto where, Resolve(id));
+  UBLKD_ASSIGN_OR_RETURN(const InFlight::Lease lease, Lock(id));
+  // The disk last: whoever serves it after a kill needs data and a record that are as large.
+  UBLKD_ASSIGN_OR_RETURN(Volume volume, where.first->Resize(where.second, size_bytes));
+  if (attachments_ != nullptr) {
+    const absl::Status grown = attachments_->GrowDisk(id, volume.record.size_bytes);
+    if (!grown.ok()) {
+      return Annotate(grown, absl::StrCat("volume ", id, " has ", volume.record.size_bytes,
+                                          " bytes now, but not yet its disk"));
+    }
+  }
+  FailPoint("resize.done");
+  return volume;
 }
 
 absl::StatusOr<VolumePage> VolumeManager::List(const std::string& pool_name, size_t limit,

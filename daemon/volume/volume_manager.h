@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -23,20 +22,37 @@ struct VolumePage {
   std::string next_token;
 };
 
+/// The device that serves a volume.
+struct Attachment {
+  uint32_t device_id = 0;
+  /// Of its disk: smaller than the volume while it has not grown with it.
+  uint64_t disk_bytes = 0;
+};
+
+/// Knows the devices that serve volumes. Any thread.
+class Attachments {
+ public:
+  virtual ~Attachments() = default;
+  /// nullopt when the volume is not attached. Never waits.
+  virtual std::optional<Attachment> AttachedTo(const std::string& volume_id) const = 0;
+  /// Brings the disk of a volume to the size that the volume has by now. OK also when it is not
+  /// attached, and when its driver cannot do that: the disk then keeps its size until the volume is
+  /// attached the next time. The caller keeps others away from the volume.
+  /// UNAVAILABLE when nobody serves the device now, ABORTED when it is just ending.
+  virtual absl::Status GrowDisk(const std::string& volume_id, uint64_t size_bytes) = 0;
+};
+
 /// All pools of the node: finds a volume by its id, keeps calls for one volume apart, and protects
 /// attached volumes. Any thread.
 class VolumeManager {
  public:
-  /// The device that serves a volume now; nullopt when it is not attached. Must not block.
-  using Attachment = std::function<std::optional<uint32_t>(const std::string& volume_id)>;
-
   /// INVALID_ARGUMENT when two pools have the same name.
   static absl::StatusOr<std::unique_ptr<VolumeManager>> Make(
       std::vector<std::unique_ptr<Pool>> pools);
 
-  /// Asks `attachment` from now on; before that no volume counts as attached. Call before the first
-  /// other call.
-  void SetAttachment(Attachment attachment) { attachment_ = std::move(attachment); }
+  /// Asks `attachments`, which outlives the calls, from now on; before that no volume counts as
+  /// attached. Call before the first other call.
+  void SetAttachments(Attachments* attachments) { attachments_ = attachments; }
 
   /// An empty `pool` means the only one.
   absl::StatusOr<Volume> Create(const std::string& pool, const VolumeRequest& request);
@@ -49,6 +65,10 @@ class VolumeManager {
                                   const std::string& token) const;
   absl::StatusOr<Volume> SetFormat(const std::string& id, Format::State expected,
                                    const Format& format);
+  /// Makes a volume larger, also while it is attached; the size it has is success. See Pool::Resize
+  /// and Attachments::GrowDisk: after an error of the latter the volume has its new size, and the
+  /// same call again goes on with the disk.
+  absl::StatusOr<Volume> Resize(const std::string& id, uint64_t size_bytes);
 
   /// From memory alone.
   absl::StatusOr<VolumeRecord> Describe(const std::string& id) const;
@@ -56,7 +76,7 @@ class VolumeManager {
   absl::StatusOr<std::string> Locate(const std::string& id) const;
   /// The pool that `path` (absolute, no symbolic links) lies in; nullptr for none.
   const Pool* PoolOf(const std::string& path) const;
-  std::optional<uint32_t> AttachedTo(const std::string& id) const;
+  std::optional<Attachment> AttachedTo(const std::string& id) const;
   /// Keeps every other call away from the volume; ABORTED when one is running.
   absl::StatusOr<InFlight::Lease> Lock(const std::string& id);
 
@@ -71,7 +91,7 @@ class VolumeManager {
 
   /// Not changed after Make.
   std::map<std::string, std::unique_ptr<Pool>> pools_;
-  Attachment attachment_;
+  Attachments* attachments_ = nullptr;
   InFlight in_flight_;
 };
 

@@ -232,6 +232,44 @@ TEST_F(ServerTest, LimitsOfADevice) {
   EXPECT_THAT(SetDeviceLimits(request), Refused(StatusCode::kNotFound, "device 99"));
 }
 
+TEST_F(ServerTest, VolumesAndDevicesGrow) {
+  Start();
+  const auto resize_volume = [&](const std::string& id, uint64_t size_bytes) {
+    v1::ResizeVolumeRequest request;
+    request.set_id(id);
+    request.set_size_bytes(size_bytes);
+    return Call<v1::Volume>(*volumes_, &v1::VolumeService::Stub::ResizeVolume, request);
+  };
+  const auto resize_device = [&](uint32_t id, uint64_t size_bytes) {
+    v1::ResizeDeviceRequest request;
+    request.set_id(id);
+    request.set_size_bytes(size_bytes);
+    return Call<v1::Device>(*devices_, &v1::DeviceService::Stub::ResizeDevice, request);
+  };
+  ASSERT_THAT(CreateVolume("a"), IsOk());
+  EXPECT_FALSE(resize_volume("p/a", 2 * kMiB)->has_device_size_bytes());
+  ASSERT_THAT(CreateDevice(Serve("p/a")), IsOk());
+  const auto grown = resize_volume("p/a", 3 * kMiB);
+  ASSERT_THAT(grown, IsOk());
+  EXPECT_EQ(grown->size_bytes(), 3 * kMiB);
+  EXPECT_EQ(grown->device_size_bytes(), 3 * kMiB);
+  EXPECT_THAT(resize_volume("p/a", kMiB), Refused(StatusCode::kInvalidArgument, "size_bytes"));
+  EXPECT_THAT(resize_volume("p/a", uint64_t{1} << 60),
+              Refused(StatusCode::kResourceExhausted, "no room"));
+  EXPECT_THAT(resize_volume("p/zz", kMiB), Refused(StatusCode::kNotFound, "p/zz"));
+  EXPECT_THAT(resize_device(0, 4 * kMiB), Refused(StatusCode::kFailedPrecondition, "p/a"));
+
+  v1::DeviceSpec null;
+  null.mutable_null()->set_size_bytes(kMiB);
+  ASSERT_THAT(CreateDevice(null), IsOk());
+  const auto larger = resize_device(1, 2 * kMiB);
+  ASSERT_THAT(larger, IsOk());
+  EXPECT_EQ(larger->size_bytes(), 2 * kMiB);
+  EXPECT_EQ(larger->spec().null().size_bytes(), 2 * kMiB);
+  EXPECT_THAT(resize_device(1, kMiB), Refused(StatusCode::kInvalidArgument, "shrink"));
+  EXPECT_THAT(resize_device(9, kMiB), Refused(StatusCode::kNotFound, "device 9"));
+}
+
 TEST_F(ServerTest, WithoutADriverVolumesAreServedAndDevicesSayWhatToDo) {
   factory_.SetState(absl::UnavailableError("the ublk driver is not loaded: modprobe ublk_drv"));
   flags_.metrics_address = "127.0.0.1:0";

@@ -76,7 +76,7 @@ class DeviceFixture : public ::testing::Test {
     options.recovery_poll = std::chrono::milliseconds(5);
     options.leave_devices = leave_devices_;
     devices_ = std::make_unique<DeviceManager>(options, factory_, *volumes_, *std::move(records));
-    volumes_->SetAttachment([this](const std::string& id) { return devices_->AttachedTo(id); });
+    volumes_->SetAttachments(devices_.get());
     devices_->Start();
     if (wait) devices_->WaitForFirstLook();
   }

@@ -40,7 +40,7 @@ TEST_F(DeviceManagerTest, AnAttachedDeviceShowsEveryDefaultFilledIn) {
   EXPECT_EQ(device->spec.max_io_bytes, 512u << 10);
   EXPECT_EQ(device->spec.logical_block_bytes, 512u);
   EXPECT_EQ(device->spec.buffers, ublk::BufferMode::kCopy);
-  EXPECT_THAT(device->features, ElementsAre("CMD_IOCTL_ENCODE"));
+  EXPECT_THAT(device->features, ElementsAre("CMD_IOCTL_ENCODE", "UPDATE_SIZE"));
   EXPECT_THAT(devices_->Get(0), IsOk());
   EXPECT_THAT(devices_->Get(1), Refused(StatusCode::kNotFound, "device 1"));
 }
@@ -66,10 +66,10 @@ TEST_F(DeviceManagerTest, AVolumeIsServedWithItsOwnBlockSize) {
   ASSERT_THAT(device, IsOk());
   EXPECT_EQ(device->size_bytes, kMiB);
   EXPECT_EQ(device->spec.logical_block_bytes, 4096u);
-  EXPECT_EQ(devices_->AttachedTo("p/a"), 0u);
+  EXPECT_EQ(devices_->AttachedTo("p/a")->device_id, 0u);
   EXPECT_THAT(volumes_->Delete("p/a"), Refused(StatusCode::kFailedPrecondition, "/dev/ublkb0"));
   ASSERT_THAT(devices_->Delete(0), IsOk());
-  EXPECT_EQ(devices_->AttachedTo("p/a"), std::nullopt);
+  EXPECT_FALSE(devices_->AttachedTo("p/a").has_value());
   EXPECT_THAT(volumes_->Delete("p/a"), IsOk());
 }
 

@@ -48,7 +48,8 @@ class FakeDevices : public DeviceFactory {
     device.server_pid = found->second;
     device.recoverable = recoverable_.count(id) != 0;
     device.state = found->second == -1 ? DeviceState::kQuiesced : DeviceState::kLive;
-    device.size_bytes = kLeftBytes;
+    const auto bytes = disk_bytes_.find(id);
+    device.size_bytes = bytes != disk_bytes_.end() ? bytes->second : kLeftBytes;
     device.disk = kLeftDisk;
     return device;
   }
@@ -75,6 +76,18 @@ class FakeDevices : public DeviceFactory {
     const std::lock_guard lock(mutex_);
     outlives_ = true;
   }
+  /// From now on devices are made by a driver that cannot resize them.
+  void ForbidResize() {
+    const std::lock_guard lock(mutex_);
+    resizes_ = false;
+  }
+  /// Of a disk that a server left: as large as that.
+  void SetDiskBytes(uint32_t id, uint64_t bytes) {
+    const std::lock_guard lock(mutex_);
+    disk_bytes_[id] = bytes;
+  }
+  /// Runs once, in the next Resize before the disk grows.
+  void OnResize(std::function<void()> hook) { on_resize_ = std::move(hook); }
   /// A disk that a server left, or with a pid did not leave in peace.
   void AddLeft(uint32_t id, pid_t server_pid = -1) {
     const std::lock_guard lock(mutex_);
@@ -164,6 +177,9 @@ class FakeDevices : public DeviceFactory {
   absl::Status failure_;
   absl::Status recovery_failure_;
   bool outlives_ = false;
+  bool resizes_ = true;
+  std::map<uint32_t, uint64_t> disk_bytes_;
+  std::function<void()> on_resize_;
   std::set<uint32_t> recoverable_;
   std::map<uint32_t, pid_t> kernel_;
   std::set<uint32_t> hidden_;
@@ -182,7 +198,10 @@ class FakeDevices::Served : public ServedDevice {
  public:
   Served(FakeDevices& owner, ublk::DeviceOptions options,
          std::unique_ptr<ublk::DeviceTarget> target)
-      : owner_(owner), options_(std::move(options)), target_(std::move(target)) {
+      : owner_(owner),
+        options_(std::move(options)),
+        target_(std::move(target)),
+        can_resize_(owner.resizes_) {
     if (!options_.buffers.has_value()) options_.buffers = ublk::BufferMode::kCopy;
   }
   ~Served() override { (void)Stop(ublk::StopMode::kForce); }
@@ -190,9 +209,15 @@ class FakeDevices::Served : public ServedDevice {
   uint32_t major() const override { return 240; }
   uint32_t minor() const override { return *options_.id; }
   const ublk::DeviceOptions& options() const override { return options_; }
-  ublk::Geometry geometry() const override { return target_->geometry(); }
+  ublk::Geometry geometry() const override {
+    const std::lock_guard lock(owner_.mutex_);
+    ublk::Geometry geometry = target_->geometry();
+    geometry.size_bytes = owner_.disk_bytes_[*options_.id];
+    return geometry;
+  }
   ublk::Features features() const override {
-    return ublk::Features().With(ublk::Feature::kCmdIoctlEncode);
+    const ublk::Features features = ublk::Features().With(ublk::Feature::kCmdIoctlEncode);
+    return can_resize_ ? features.With(ublk::Feature::kUpdateSize) : features;
   }
   bool live() const override {
     const std::lock_guard lock(owner_.mutex_);
@@ -231,11 +256,25 @@ class FakeDevices::Served : public ServedDevice {
     owner_.unexpected_end_.erase(id);
     return absl::OkStatus();
   }
+  absl::Status Resize(uint64_t size_bytes) override {
+    if (const auto hook = std::exchange(owner_.on_resize_, nullptr)) hook();
+    const uint64_t available_bytes = *target_->AvailableBytes();
+    const std::lock_guard lock(owner_.mutex_);
+    uint64_t& now_bytes = owner_.disk_bytes_[*options_.id];
+    if (size_bytes == now_bytes) return absl::OkStatus();
+    if (size_bytes < now_bytes) return absl::InvalidArgumentError("a disk cannot shrink");
+    if (!can_resize_) return absl::FailedPreconditionError("no UPDATE_SIZE");
+    if (size_bytes > available_bytes) return absl::FailedPreconditionError("has not as much");
+    now_bytes = size_bytes;
+    return absl::OkStatus();
+  }
+  absl::StatusOr<uint64_t> AvailableBytes() const override { return target_->AvailableBytes(); }
 
  private:
   FakeDevices& owner_;
   ublk::DeviceOptions options_;
   const std::unique_ptr<ublk::DeviceTarget> target_;
+  const bool can_resize_;
   bool stopped_ = false;
 };
 
@@ -250,6 +289,7 @@ inline absl::StatusOr<std::shared_ptr<ServedDevice>> FakeDevices::Create(
       return absl::AlreadyExistsError(absl::StrCat("id ", *options.id, " is in use"));
     }
     if (outlives_) recoverable_.insert(*options.id);
+    disk_bytes_[*options.id] = target->geometry().size_bytes;
     unexpected_end_[*options.id] = options.on_unexpected_end;
   }
   return std::make_shared<Served>(*this, options, std::move(target));
@@ -262,6 +302,10 @@ inline absl::StatusOr<std::shared_ptr<ServedDevice>> FakeDevices::Recover(
   {
     const std::lock_guard lock(mutex_);
     if (!recovery_failure_.ok()) return recovery_failure_;
+    const uint64_t disk_bytes = disk_bytes_.emplace(*options.id, kLeftBytes).first->second;
+    if (target->geometry().size_bytes < disk_bytes) {
+      return absl::FailedPreconditionError("the target is smaller than the disk");
+    }
     kernel_[*options.id] = getpid();
     unexpected_end_[*options.id] = options.on_unexpected_end;
   }

@@ -4,8 +4,10 @@
 // right to mount; skipped without.
 #include <gtest/gtest.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
+#include <csignal>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -81,6 +83,26 @@ TEST_P(FilePoolOn, EmptyAndWrittenVolumesAreToldApart) {
   }
 }
 
+TEST_P(FilePoolOn, AVolumeGrowsAndKeepsItsBytes) {
+  Mount mount;
+  if (!mount.Image(GetParam())) GTEST_SKIP() << "cannot make and mount " << GetParam();
+  auto pool = FilePool::Open({"p", mount.dir().path(), 1.0});
+  ASSERT_THAT(pool, IsOk());
+  for (const Provisioning provisioning : {Provisioning::kThin, Provisioning::kThick}) {
+    const std::string name(ProvisioningName(provisioning));
+    ASSERT_THAT((*pool)->Create(Request(name, 4 * kMiB, provisioning)), IsOk());
+    const auto empty = (*pool)->Resize(name, 6 * kMiB);
+    ASSERT_THAT(empty, IsOk());
+    EXPECT_EQ(empty->content, Content::kEmpty) << name << ": nothing was ever written";
+    mount.dir().Write(name + ".img", std::string(6 * kMiB, 'x'));
+    const auto grown = (*pool)->Resize(name, 8 * kMiB);
+    ASSERT_THAT(grown, IsOk());
+    EXPECT_EQ(grown->allocated_bytes >= 8 * kMiB, provisioning == Provisioning::kThick);
+    EXPECT_EQ(mount.dir().Read(name + ".img"),
+              std::string(6 * kMiB, 'x') + std::string(2 * kMiB, '\0'));
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Filesystems, FilePoolOn, ::testing::Values("ext4", "xfs", "btrfs"),
                          [](const auto& kind) { return kind.param; });
 
@@ -129,6 +151,69 @@ TEST_F(FullPool, OvercommitPromisesMoreToThinVolumesOnly) {
   ASSERT_THAT(pool_->Delete("a"), IsOk());
   EXPECT_THAT(pool_->Create(Request("c", 18 * kMiB, Provisioning::kThick)),
               Refused(StatusCode::kResourceExhausted, "no room"));
+}
+
+TEST_F(FullPool, WhatDoesNotFitDoesNotGrow) {
+  Open(1.0);
+  if (pool_ == nullptr) return;
+  ASSERT_THAT(pool_->Create(Request("thin", 4 * kMiB)), IsOk());
+  ASSERT_THAT(pool_->Create(Request("thick", 4 * kMiB, Provisioning::kThick)), IsOk());
+  const uint64_t before = Available();
+  for (const char* name : {"thin", "thick"}) {
+    EXPECT_THAT(pool_->Resize(name, 13 * kMiB),
+                Refused(StatusCode::kResourceExhausted, "has no room for 9 MiB more of volume"));
+    EXPECT_EQ(pool_->Get(name)->record.size_bytes, 4 * kMiB);
+    EXPECT_THAT(pool_->Locate(name), IsOk());
+  }
+  EXPECT_EQ(Available(), before) << "a refusal changes nothing";
+  ASSERT_THAT(pool_->Resize("thin", 6 * kMiB), IsOk());
+  ASSERT_THAT(pool_->Resize("thick", 7 * kMiB), IsOk());
+  EXPECT_NEAR(static_cast<double>(Available()), static_cast<double>(before - 5 * kMiB), 64 << 10)
+      << "what was promised to the growth is not given again";
+}
+
+TEST_F(FullPool, AThickVolumeThatCannotBeAllocatedIsWhatItWas) {
+  Open(4.0);
+  if (pool_ == nullptr) return;
+  ASSERT_THAT(pool_->Create(Request("a", 4 * kMiB, Provisioning::kThick)), IsOk());
+  // There is room as far as the pool knows; the limit of this process stands for whatever else
+  // fails.
+  const rlimit least = {.rlim_cur = 8 * kMiB, .rlim_max = RLIM_INFINITY};
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  ASSERT_NE(signal(SIGXFSZ, SIG_IGN), SIG_ERR);
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &least), 0);
+  const auto refused = pool_->Resize("a", 9 * kMiB);
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+  EXPECT_FALSE(refused.ok());
+  EXPECT_EQ(mount_.dir().Names(), (std::set<std::string>{"a.img", "a.json"}));
+  EXPECT_EQ(std::filesystem::file_size(mount_.dir().File("a.img")), 4 * kMiB);
+  EXPECT_THAT(pool_->Locate("a"), IsOk());
+  EXPECT_THAT(pool_->Resize("a", 9 * kMiB), IsOk()) << "and it may be tried again";
+}
+
+TEST_F(FullPool, TwoGrowthsAtOnceDoNotShareOneRoom) {
+  Open(1.0);
+  if (pool_ == nullptr) return;
+  for (int round = 0; round < 20; ++round) {
+    std::array<absl::Status, 3> results;
+    std::vector<std::thread> threads;
+    for (size_t i = 0; i < results.size(); ++i) {
+      ASSERT_THAT(pool_->Create(Request(absl::StrCat("v", i), kMiB)), IsOk());
+    }
+    for (size_t i = 0; i < results.size(); ++i) {
+      threads.emplace_back(
+          [&, i] { results[i] = pool_->Resize(absl::StrCat("v", i), 7 * kMiB).status(); });
+    }
+    for (std::thread& thread : threads) thread.join();
+    const auto made = std::count_if(results.begin(), results.end(),
+                                    [](const absl::Status& status) { return status.ok(); });
+    EXPECT_LE(made, 2) << "16 MiB hold two volumes of 7 MiB and one of 1 MiB";
+    EXPECT_GE(made, 1) << "the first to ask gets its room";
+    for (size_t i = 0; i < results.size(); ++i) {
+      ASSERT_THAT(pool_->Delete(absl::StrCat("v", i)), IsOk());
+    }
+  }
 }
 
 TEST_F(FullPool, AFullFilesystemStillDeletes) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A process that creates, formats and deletes volumes is killed at random moments; whatever it had
-// been told is done must be there afterwards, and nothing half-made.
+// A process that creates, formats, grows and deletes volumes is killed at random moments; whatever
+// it had been told is done must be there afterwards, and nothing half-made.
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
@@ -26,11 +26,19 @@ constexpr int kKills = 200;
 constexpr int kStartMs = 30'000;
 constexpr int kMaxDelayUs = 12'000;
 constexpr uint64_t kVolumeBytes = 64 << 10;
+constexpr uint64_t kGrownBytes = 192 << 10;
 constexpr char kUuid[] = "01234567-89ab-cdef-0123-456789abcdef";
 constexpr std::array kNames = {'a', 'b', 'c'};
 
-enum class Act : char { kCreate = 'C', kFormatting = 'F', kFormatted = 'D', kDelete = 'X' };
-constexpr std::array kActs = {Act::kCreate, Act::kFormatting, Act::kFormatted, Act::kDelete};
+enum class Act : char {
+  kCreate = 'C',
+  kFormatting = 'F',
+  kFormatted = 'D',
+  kGrow = 'G',
+  kDelete = 'X'
+};
+constexpr std::array kActs = {Act::kCreate, Act::kFormatting, Act::kFormatted, Act::kGrow,
+                              Act::kDelete};
 
 /// What the process reports: "about to" before an act, "done" after it.
 struct Report {
@@ -63,6 +71,8 @@ absl::Status Perform(FilePool& pool, char name, Act act) {
     case Act::kFormatted:
       return pool.SetFormat(volume, formatting, {Format::State::kFormatted, "ext4", kUuid, {}})
           .status();
+    case Act::kGrow:
+      return pool.Resize(volume, kGrownBytes).status();
     case Act::kDelete:
       return pool.Delete(volume);
   }
@@ -89,6 +99,7 @@ absl::Status Perform(FilePool& pool, char name, Act act) {
 Act StateOf(FilePool& pool, char name) {
   const auto record = pool.Describe(std::string(1, name));
   if (!record.ok()) return Act::kDelete;
+  if (record->size_bytes == kGrownBytes) return Act::kGrow;
   switch (record->format.state) {
     case Format::State::kFormatting:
       return Act::kFormatting;

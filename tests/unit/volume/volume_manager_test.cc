@@ -76,19 +76,55 @@ TEST_F(VolumeManagerTest, ASecondCallForAVolumeIsAbortedAtOnce) {
     EXPECT_THAT(manager_->Delete("p/a"), Refused(StatusCode::kAborted, "p/a"));
     EXPECT_THAT(manager_->SetFormat("p/a", Format::State::kNever, {}),
                 Refused(StatusCode::kAborted, "p/a"));
+    EXPECT_THAT(manager_->Resize("p/a", 2 * kMiB), Refused(StatusCode::kAborted, "p/a"));
     EXPECT_THAT(manager_->Create("p", Request("b")), IsOk()) << "other volumes are not held up";
     EXPECT_THAT(manager_->Get("p/a"), IsOk()) << "reading is not held up";
   }
   EXPECT_THAT(manager_->Delete("p/a"), IsOk());
 }
 
+/// One device, or none.
+class FakeAttachments : public Attachments {
+ public:
+  std::optional<Attachment> AttachedTo(const std::string&) const override { return device; }
+  absl::Status GrowDisk(const std::string& volume_id, uint64_t size_bytes) override {
+    grown.emplace_back(volume_id, size_bytes);
+    return answer;
+  }
+
+  std::optional<Attachment> device;
+  std::vector<std::pair<std::string, uint64_t>> grown;
+  absl::Status answer;
+};
+
+TEST_F(VolumeManagerTest, ADiskGrowsAfterItsVolume) {
+  Open({"p"});
+  ASSERT_THAT(manager_->Create("p", Request("a")), IsOk());
+  EXPECT_THAT(manager_->Resize("p/a", 2 * kMiB), IsOk()) << "nobody serves it";
+  FakeAttachments attachments;
+  manager_->SetAttachments(&attachments);
+  attachments.answer = absl::UnavailableError("it waits");
+  EXPECT_THAT(manager_->Resize("p/a", 3 * kMiB),
+              Refused(StatusCode::kUnavailable, "not yet its disk: it waits"));
+  EXPECT_EQ(manager_->Describe("p/a")->size_bytes, 3 * kMiB);
+  attachments.answer = absl::OkStatus();
+  EXPECT_THAT(manager_->Resize("p/a", 3 * kMiB), IsOk()) << "the same call goes on with the disk";
+  const std::pair<std::string, uint64_t> call("p/a", 3 * kMiB);
+  EXPECT_EQ(attachments.grown, (std::vector<std::pair<std::string, uint64_t>>{call, call}));
+  EXPECT_THAT(manager_->Resize("p/a", kMiB), Refused(StatusCode::kInvalidArgument, "size_bytes"));
+  EXPECT_THAT(manager_->Resize("p/none", kMiB), Refused(StatusCode::kNotFound, "p/none"));
+  EXPECT_THAT(manager_->Resize("none", kMiB), Refused(StatusCode::kInvalidArgument, "id"));
+  EXPECT_EQ(attachments.grown.size(), 2u) << "a refusal changes nothing";
+}
+
 TEST_F(VolumeManagerTest, AnAttachedVolumeIsNotDeleted) {
   Open({"p"});
   ASSERT_THAT(manager_->Create("p", Request("a")), IsOk());
-  std::optional<uint32_t> device = 7;
-  manager_->SetAttachment([&](const std::string&) { return device; });
+  FakeAttachments attachments;
+  attachments.device = Attachment{7, kMiB};
+  manager_->SetAttachments(&attachments);
   EXPECT_THAT(manager_->Delete("p/a"), Refused(StatusCode::kFailedPrecondition, "/dev/ublkb7"));
-  device.reset();
+  attachments.device.reset();
   EXPECT_THAT(manager_->Delete("p/a"), IsOk());
   EXPECT_THAT(manager_->Delete("p/a"), IsOk());
   EXPECT_THAT(manager_->Delete("gone/a"), Refused(StatusCode::kNotFound, "gone"));
