@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "daemon/base/size.h"
 #include "daemon/base/status.h"
 #include "daemon/ctl/command_tree.h"
 #include "daemon/ctl/lookup.h"
@@ -22,6 +23,7 @@ constexpr char kGroupExamples[] =
   ublkctl device list
   ublkctl device show 0
   ublkctl device limit 0 --iops-limit 5000
+  ublkctl device resize 0
   ublkctl device delete /dev/ublkb0)";
 
 constexpr char kCreateExamples[] =
@@ -45,6 +47,10 @@ constexpr char kLimitExamples[] =
   ublkctl device limit /dev/ublkb0 --bandwidth-limit 100MiB
   ublkctl device limit 0 --iops-limit 0
   ublkctl device limit 0 --none)";
+
+constexpr char kResizeExamples[] =
+    R"EX(  truncate -s 20GiB disk.img && ublkctl device resize 0
+  ublkctl device resize /dev/ublkb1 --size 2TiB)EX";
 
 constexpr char kDeleteExamples[] =
     R"(  ublkctl device delete 0
@@ -289,6 +295,22 @@ absl::Status LimitDevice(Session& session, const std::string& name, bool none,
   return absl::OkStatus();
 }
 
+absl::Status ResizeDevice(Session& session, const std::string& name, uint64_t size_bytes) {
+  v1::ResizeDeviceRequest request;
+  UBLKD_ASSIGN_OR_RETURN(const uint32_t id, ParseDeviceId(name));
+  request.set_id(id);
+  request.set_size_bytes(size_bytes);
+  UBLKD_ASSIGN_OR_RETURN(const v1::Device device,
+                         session.client().Call(&v1::DeviceService::Stub::ResizeDevice, request));
+  if (session.wants_json()) {
+    session.Print(ToJson(device));
+  } else {
+    session.PrintLine(
+        absl::StrCat(DescribeDevice(device), " has ", FormatBytes(device.size_bytes())));
+  }
+  return absl::OkStatus();
+}
+
 void AddLimit(CommandTree& tree, CLI::App* group) {
   struct Values {
     std::string name;
@@ -307,6 +329,25 @@ void AddLimit(CommandTree& tree, CLI::App* group) {
                {ValueKind::kDevice});
   AddLimitOptions(command, values->limits);
   command->add_flag("--none", values->none, "Take all limits off");
+}
+
+void AddResize(CommandTree& tree, CLI::App* group) {
+  struct Options {
+    std::string name;
+    uint64_t size_bytes = 0;
+  };
+  const auto options = std::make_shared<Options>();
+  CLI::App* command = tree.AddCommand(
+      group, "resize",
+      "Make a disk larger while it is in use, after the file that it serves has grown.\n"
+      "The disk of a volume grows with that: `ublkctl volume resize`.",
+      kResizeExamples, [options](Session& session) {
+        return Report(ResizeDevice(session, options->name, options->size_bytes));
+      });
+  tree.SetKind(command->add_option("DEVICE", options->name, kDeviceHelp)->required(),
+               {ValueKind::kDevice});
+  AddSizeOption(command, "--size", &options->size_bytes,
+                "New size; default all that the file has by now. Needed for --null devices");
 }
 
 // Detaches one device and appends what became of it to `results`.
@@ -360,11 +401,13 @@ void AddDelete(CommandTree& tree, CLI::App* group) {
 }  // namespace
 
 void AddDeviceCommands(CommandTree& tree) {
-  CLI::App* group = tree.AddGroup("device", "Attach and detach block devices.", kGroupExamples);
+  CLI::App* group =
+      tree.AddGroup("device", "Attach, resize and detach block devices.", kGroupExamples);
   AddCreate(tree, group);
   AddList(tree, group);
   AddShow(tree, group);
   AddLimit(tree, group);
+  AddResize(tree, group);
   AddDelete(tree, group);
 }
 

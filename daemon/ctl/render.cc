@@ -182,6 +182,10 @@ std::string DescribeAttachment(const v1::Volume& volume) {
   return volume.has_device_id() ? absl::StrCat("/dev/ublkb", volume.device_id()) : kNothing;
 }
 
+bool HasSmallerDisk(const v1::Volume& volume) {
+  return volume.has_device_size_bytes() && volume.device_size_bytes() < volume.size_bytes();
+}
+
 Table DeviceTable(const std::vector<v1::Device>& devices) {
   Table table({{"ID", kRight},
                {"PATH"},
@@ -251,7 +255,10 @@ Details VolumeDetails(const v1::Volume& volume) {
   details.Add("provisioning", Provisioning(volume.provisioning()));
   details.Add("content", Content(volume.content()));
   details.Add("format", FormatInFull(volume.format()));
-  details.Add("device", DescribeAttachment(volume));
+  details.Add("device", HasSmallerDisk(volume)
+                            ? absl::StrCat(DescribeAttachment(volume), ", still of ",
+                                           SizeInFull(volume.device_size_bytes()))
+                            : DescribeAttachment(volume));
   details.Add("labels", Labels(volume));
   details.Add("created", Time(volume.has_created_at(), volume.created_at()));
   details.Add("generation", absl::StrCat(volume.generation()));

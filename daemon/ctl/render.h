@@ -17,6 +17,8 @@ std::string DescribeTarget(const v1::DeviceSpec& spec);
 std::string DescribeDevice(const v1::Device& device);
 /// "1000 IOPS (burst 100), 10 MiB/s (burst 1 MiB)" or "none".
 std::string DescribeLimits(const v1::DeviceLimits& limits);
+/// Whether a volume has grown and its disk has not, because its driver cannot do that.
+bool HasSmallerDisk(const v1::Volume& volume);
 /// The path of the device that a volume is attached as, or "-".
 std::string DescribeAttachment(const v1::Volume& volume);
 

@@ -19,6 +19,7 @@ constexpr char kGroupExamples[] =
     R"(  ublkctl volume create fast/db --size 10GiB
   ublkctl volume list
   ublkctl volume show fast/db
+  ublkctl volume resize fast/db --size 20GiB
   ublkctl volume delete fast/db)";
 
 constexpr char kCreateExamples[] =
@@ -34,6 +35,10 @@ constexpr char kListExamples[] =
 constexpr char kShowExamples[] =
     R"(  ublkctl volume show fast/db
   ublkctl volume show fast/db -o json)";
+
+constexpr char kResizeExamples[] =
+    R"EX(  ublkctl volume resize fast/db --size 20GiB
+  ublkctl volume resize fast/db --size 20GiB && resize2fs /dev/ublkb0)EX";
 
 constexpr char kDeleteExamples[] =
     R"(  ublkctl volume delete fast/db
@@ -154,6 +159,51 @@ void AddShow(CommandTree& tree, CLI::App* group) {
   tree.SetKind(command->add_option("VOLUME", *id, kVolumeHelp)->required(), {ValueKind::kVolume});
 }
 
+// What the volume and its disk have become, as a sentence.
+std::string DescribeSizes(const v1::Volume& volume) {
+  const std::string size =
+      absl::StrCat("volume ", volume.id(), " has ", FormatBytes(volume.size_bytes()));
+  if (!volume.has_device_id()) return size;
+  const std::string device = DescribeAttachment(volume);
+  if (!HasSmallerDisk(volume)) return absl::StrCat(size, ", and so has ", device);
+  return absl::StrCat(size, "; ", device, " keeps ", FormatBytes(volume.device_size_bytes()),
+                      " until it is attached again, because its driver cannot resize a disk");
+}
+
+absl::Status ResizeVolume(Session& session, const v1::ResizeVolumeRequest& request) {
+  UBLKD_ASSIGN_OR_RETURN(const v1::Volume volume,
+                         session.client().Call(&v1::VolumeService::Stub::ResizeVolume, request));
+  if (session.wants_json()) {
+    session.Print(ToJson(volume));
+  } else {
+    session.PrintLine(DescribeSizes(volume));
+  }
+  return absl::OkStatus();
+}
+
+void AddResize(CommandTree& tree, CLI::App* group) {
+  struct Options {
+    std::string id;
+    uint64_t size_bytes = 0;
+  };
+  const auto options = std::make_shared<Options>();
+  CLI::App* command =
+      tree.AddCommand(group, "resize",
+                      "Make a volume larger, also while it is in use. Its disk grows with it.\n"
+                      "The filesystem does not: grow it then with resize2fs or xfs_growfs.",
+                      kResizeExamples, [options](Session& session) {
+                        v1::ResizeVolumeRequest request;
+                        request.set_id(options->id);
+                        request.set_size_bytes(options->size_bytes);
+                        return Report(ResizeVolume(session, request));
+                      });
+  tree.SetKind(command->add_option("VOLUME", options->id, kVolumeHelp)->required(),
+               {ValueKind::kVolume});
+  AddSizeOption(command, "--size", &options->size_bytes,
+                "New size, such as 20GiB, not less than it has (required)")
+      ->required();
+}
+
 // Deletes one volume and appends what became of it to `results`.
 absl::Status DeleteVolume(Session& session, const std::string& id, Json& results) {
   // Deleting what is not there is success for ublkd; looking first tells which it was.
@@ -198,10 +248,11 @@ void AddDelete(CommandTree& tree, CLI::App* group) {
 }  // namespace
 
 void AddVolumeCommands(CommandTree& tree) {
-  CLI::App* group = tree.AddGroup("volume", "Create and delete volumes.", kGroupExamples);
+  CLI::App* group = tree.AddGroup("volume", "Create, resize and delete volumes.", kGroupExamples);
   AddCreate(tree, group);
   AddList(tree, group);
   AddShow(tree, group);
+  AddResize(tree, group);
   AddDelete(tree, group);
 }
 

@@ -169,6 +169,16 @@ grpc::Status CannedDevices::DeleteDevice(grpc::ServerContext* context,
   return grpc::Status::OK;
 }
 
+grpc::Status CannedDevices::ResizeDevice(grpc::ServerContext* context,
+                                         const v1::ResizeDeviceRequest* request,
+                                         v1::Device* device) {
+  state_.resize_device = *request;
+  if (grpc::Status status = Begin(state_, context); !status.ok()) return status;
+  *device = state_.devices.front();
+  if (request->size_bytes() != 0) device->set_size_bytes(request->size_bytes());
+  return grpc::Status::OK;
+}
+
 grpc::Status CannedDevices::GetDevice(grpc::ServerContext* context,
                                       const v1::GetDeviceRequest* request, v1::Device* device) {
   if (grpc::Status status = Begin(state_, context); !status.ok()) return status;
@@ -230,6 +240,18 @@ grpc::Status CannedVolumes::DeleteVolume(grpc::ServerContext* context,
     }
   }
   state_.deleted_volumes.push_back(request->id());
+  return grpc::Status::OK;
+}
+
+grpc::Status CannedVolumes::ResizeVolume(grpc::ServerContext* context,
+                                         const v1::ResizeVolumeRequest* request,
+                                         v1::Volume* volume) {
+  state_.resize_volume = *request;
+  if (grpc::Status status = Begin(state_, context); !status.ok()) return status;
+  for (const v1::Volume& known : state_.volumes) {
+    if (known.id() == request->id()) *volume = known;
+  }
+  volume->set_size_bytes(request->size_bytes());
   return grpc::Status::OK;
 }
 

@@ -36,6 +36,8 @@ struct CannedState {
   std::optional<v1::CreateDeviceRequest> create_device;
   std::optional<v1::SetDeviceLimitsRequest> set_limits;
   std::optional<v1::CreateVolumeRequest> create_volume;
+  std::optional<v1::ResizeDeviceRequest> resize_device;
+  std::optional<v1::ResizeVolumeRequest> resize_volume;
   std::vector<uint32_t> deleted_devices;
   std::vector<std::string> deleted_volumes;
   std::vector<v1::ListVolumesRequest> list_volumes;
@@ -52,6 +54,8 @@ class CannedDevices : public v1::DeviceService::Service {
                             v1::DeleteDeviceResponse*) override;
   grpc::Status SetDeviceLimits(grpc::ServerContext*, const v1::SetDeviceLimitsRequest*,
                                v1::Device*) override;
+  grpc::Status ResizeDevice(grpc::ServerContext*, const v1::ResizeDeviceRequest*,
+                            v1::Device*) override;
   grpc::Status GetDevice(grpc::ServerContext*, const v1::GetDeviceRequest*, v1::Device*) override;
   grpc::Status ListDevices(grpc::ServerContext*, const v1::ListDevicesRequest*,
                            v1::ListDevicesResponse*) override;
@@ -69,6 +73,8 @@ class CannedVolumes : public v1::VolumeService::Service {
                             v1::Volume*) override;
   grpc::Status DeleteVolume(grpc::ServerContext*, const v1::DeleteVolumeRequest*,
                             v1::DeleteVolumeResponse*) override;
+  grpc::Status ResizeVolume(grpc::ServerContext*, const v1::ResizeVolumeRequest*,
+                            v1::Volume*) override;
   grpc::Status GetVolume(grpc::ServerContext*, const v1::GetVolumeRequest*, v1::Volume*) override;
   grpc::Status ListVolumes(grpc::ServerContext*, const v1::ListVolumesRequest*,
                            v1::ListVolumesResponse*) override;

@@ -80,7 +80,8 @@ class CtlCompletion : public CtlTest {
 
 TEST_F(CtlCompletion, Commands) {
   EXPECT_THAT(Complete({""}), ElementsAre("device", "volume", "pool", "info", "completion"));
-  EXPECT_THAT(Complete({"device", ""}), ElementsAre("create", "list", "show", "limit", "delete"));
+  EXPECT_THAT(Complete({"device", ""}),
+              ElementsAre("create", "list", "show", "limit", "resize", "delete"));
   EXPECT_THAT(Complete({"vol"}), ElementsAre("volume"));
   EXPECT_THAT(Complete({"-o", "json", "d"}), ElementsAre("device"));
   EXPECT_THAT(Complete({"pool", "list", ""}), ElementsAre());
@@ -117,6 +118,8 @@ TEST_F(CtlCompletion, LiveNames) {
               ElementsAre("fast/db", "fast/log"));
   EXPECT_THAT(Complete({"device", "show", ""}), ElementsAre("0", "12"));
   EXPECT_THAT(Complete({"device", "limit", ""}), ElementsAre("0", "12"));
+  EXPECT_THAT(Complete({"device", "resize", ""}), ElementsAre("0", "12"));
+  EXPECT_THAT(Complete({"volume", "resize", "fast/"}), ElementsAre("fast/db", "fast/log"));
   EXPECT_THAT(Complete({"device", "delete", "/dev/"}), ElementsAre("/dev/ublkb0", "/dev/ublkb12"));
   EXPECT_THAT(Complete({"volume", "list", "--pool", ""}), ElementsAre("bulk", "fast"));
   EXPECT_THAT(Complete({"volume", "list", "--pool=f"}), ElementsAre("--pool=fast"));

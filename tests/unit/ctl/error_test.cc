@@ -197,6 +197,8 @@ TEST_P(CtlUsage, NamesTheMistakeAndSendsNothing) {
   EXPECT_FALSE(state_.create_device.has_value());
   EXPECT_FALSE(state_.set_limits.has_value());
   EXPECT_FALSE(state_.create_volume.has_value());
+  EXPECT_FALSE(state_.resize_device.has_value());
+  EXPECT_FALSE(state_.resize_volume.has_value());
   EXPECT_TRUE(state_.deleted_devices.empty());
 }
 
@@ -207,9 +209,10 @@ INSTANTIATE_TEST_SUITE_P(
             {"devise", "list"},
             "unknown command \"devise\": the commands are device, volume, pool, info, completion",
             "ublkctl"},
-        Mistake{{"device", "make"},
-                "unknown command \"make\": the commands are create, list, show, limit, delete",
-                "ublkctl device"},
+        Mistake{
+            {"device", "make"},
+            "unknown command \"make\": the commands are create, list, show, limit, resize, delete",
+            "ublkctl device"},
         Mistake{{"device", "list", "volume", "list"},
                 "unexpected argument \"volume\"",
                 "ublkctl device list"},
@@ -243,6 +246,8 @@ INSTANTIATE_TEST_SUITE_P(
         Mistake{{"device", "show", "sda"}, "\"sda\" is not a device", ""},
         Mistake{{"device", "delete", "0", "zero"}, "\"zero\" is not a device", ""},
         Mistake{{"volume", "create", "fast/db"}, "--size is required", "ublkctl volume create"},
+        Mistake{{"volume", "resize", "fast/db"}, "--size is required", "ublkctl volume resize"},
+        Mistake{{"device", "resize", "sda"}, "\"sda\" is not a device", ""},
         Mistake{{"volume", "create", "/db", "--size", "1G"}, "names no pool", ""},
         Mistake{{"volume", "create", "db", "--size", "1G", "--label", "x"},
                 "--label \"x\" is not KEY=VALUE",

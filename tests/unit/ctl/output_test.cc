@@ -274,6 +274,27 @@ TEST_F(CtlOutput, TheServerAsJson) {
 )"));
 }
 
+TEST_F(CtlOutput, ResizingTellsWhatHasGrown) {
+  EXPECT_EQ(Print({"volume", "resize", "fast/log", "--size", "1GiB"}),
+            "volume fast/log has 1 GiB\n");
+  state_.volumes[1].set_device_size_bytes(uint64_t{20} << 30);
+  EXPECT_EQ(Print({"volume", "resize", "fast/db", "--size", "20GiB"}),
+            "volume fast/db has 20 GiB, and so has /dev/ublkb0\n");
+  EXPECT_EQ(Print({"volume", "resize", "fast/db", "--size", "30GiB"}),
+            "volume fast/db has 30 GiB; /dev/ublkb0 keeps 20 GiB until it is attached again, "
+            "because its driver cannot resize a disk\n");
+  EXPECT_EQ(Print({"device", "resize", "0", "--size", "30GiB"}),
+            "/dev/ublkb0 (volume fast/db) has 30 GiB\n");
+  EXPECT_THAT(Print({"volume", "resize", "fast/db", "--size", "30GiB", "-o", "json"}),
+              testing::HasSubstr("\"device_size_bytes\""));
+}
+
+TEST_F(CtlOutput, ADiskThatHasNotGrownWithItsVolumeIsShown) {
+  state_.volumes[1].set_device_size_bytes(uint64_t{8} << 30);
+  EXPECT_THAT(Print({"volume", "show", "fast/db"}),
+              testing::HasSubstr("/dev/ublkb0, still of 8 GiB (8589934592 bytes)\n"));
+}
+
 TEST_F(CtlOutput, DeletingTellsWhatWasDone) {
   EXPECT_EQ(Print({"device", "delete", "0", "3"}),
             "device 0 is detached: /dev/ublkb0 (volume fast/db)\n"

@@ -110,6 +110,19 @@ TEST_F(CtlRequest, AVolumeIsCreatedWithItsPoolAndLabels) {
       << state_.create_volume->DebugString();
 }
 
+TEST_F(CtlRequest, ANewSizeIsSent) {
+  EXPECT_EQ(Run({"volume", "resize", "fast/db", "--size", "20GiB"}).exit_code, 0);
+  ASSERT_TRUE(state_.resize_volume.has_value());
+  EXPECT_EQ(state_.resize_volume->id(), "fast/db");
+  EXPECT_EQ(state_.resize_volume->size_bytes(), uint64_t{20} << 30);
+  EXPECT_EQ(Run({"device", "resize", "/dev/ublkb12", "--size", "3GiB"}).exit_code, 0);
+  ASSERT_TRUE(state_.resize_device.has_value());
+  EXPECT_EQ(state_.resize_device->id(), 12u);
+  EXPECT_EQ(state_.resize_device->size_bytes(), uint64_t{3} << 30);
+  EXPECT_EQ(Run({"device", "resize", "0"}).exit_code, 0);
+  EXPECT_EQ(state_.resize_device->size_bytes(), 0u) << "all that the file has";
+}
+
 TEST_F(CtlRequest, AVolumeWithoutAPoolGoesToTheOnlyPool) {
   const Result result = Run({"volume", "create", "db", "--size=10GiB"});
   EXPECT_EQ(result.exit_code, 0) << result.err;
