@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// ublkd dies at a step of making, deleting, leaving or taking over a device. After a restart the
-// same can be asked again and ends right, and nothing is lost or left.
+// ublkd dies at a step of making, growing, deleting, leaving or taking over a device. After a
+// restart the same can be asked again and ends right, and nothing is lost or left.
 #include <chrono>
 #include <csignal>
 #include <memory>
 
+#include "daemon/base/rpc.h"
 #include "tests/vm/storage/node_test.h"
 
 namespace ublkd::test {
@@ -14,6 +15,7 @@ namespace {
 using std::chrono::seconds;
 
 constexpr int64_t kVolumeBytes = int64_t{64} << 20;
+constexpr uint64_t kGrownBytes = uint64_t{96} << 20;
 constexpr seconds kDeathLimit(60);
 constexpr char kWords[] = "acknowledged";
 
@@ -68,6 +70,8 @@ class KillStepOfCreate : public KillStep {};
 class KillStepOfDelete : public KillStep {};
 class KillStepOfRecovery : public KillStep {};
 class KillStepOfLeaving : public KillStep {};
+class KillStepOfGrowth : public KillStep {};
+class KillStepOfNullGrowth : public KillStep {};
 
 TEST_P(KillStepOfCreate, CanBeRepeated) {
   ASSERT_NO_FATAL_FAILURE(RestartWithFailPoint());
@@ -112,6 +116,78 @@ TEST_P(KillStepOfLeaving, LosesNothing) {
   CheckAndRemove();
 }
 
+// Asks for the larger size.
+absl::StatusOr<ublkd::v1::Volume> GrowVolume(Node& node, const std::string& id) {
+  ublkd::v1::ResizeVolumeRequest request;
+  request.set_id(id);
+  request.set_size_bytes(kGrownBytes);
+  ublkd::v1::Volume volume;
+  grpc::ClientContext context;
+  const absl::Status status = FromGrpc(node.volumes().ResizeVolume(&context, request, &volume));
+  if (!status.ok()) return status;
+  return volume;
+}
+
+absl::StatusOr<ublkd::v1::Device> GrowDevice(Node& node, uint32_t id) {
+  ublkd::v1::ResizeDeviceRequest request;
+  request.set_id(id);
+  request.set_size_bytes(kGrownBytes);
+  ublkd::v1::Device device;
+  grpc::ClientContext context;
+  const absl::Status status = FromGrpc(node.devices().ResizeDevice(&context, request, &device));
+  if (!status.ok()) return status;
+  return device;
+}
+
+TEST_P(KillStepOfGrowth, CanBeRepeated) {
+  ASSERT_NO_FATAL_FAILURE(Attach());
+  ASSERT_NO_FATAL_FAILURE(Write());
+  ASSERT_NO_FATAL_FAILURE(RestartWithFailPoint());
+  ASSERT_OK(node_->WaitUntilReady());
+  EXPECT_FALSE(GrowVolume(*node_, volume_->id()).ok());
+  ASSERT_NO_FATAL_FAILURE(ExpectDeathAndRestart());
+  const std::string file = node_->pool_dir() + "/raw.img";
+  EXPECT_FALSE(std::filesystem::exists(node_->pool_dir() + "/raw.growing"));
+  const auto file_bytes = std::filesystem::file_size(file);
+  EXPECT_TRUE(file_bytes == static_cast<uint64_t>(kVolumeBytes) || file_bytes == kGrownBytes);
+
+  const auto grown = GrowVolume(*node_, volume_->id());
+  ASSERT_OK(grown);
+  EXPECT_EQ(grown->size_bytes(), kGrownBytes);
+  EXPECT_EQ(grown->device_size_bytes(), kGrownBytes);
+  EXPECT_EQ(grown->generation(), 3u) << "handed out raw, and grown: each once";
+  EXPECT_EQ(std::filesystem::file_size(file), kGrownBytes);
+  EXPECT_EQ(*RunCommand({"blockdev", "--getsize64", volume_->target_path()}),
+            std::to_string(kGrownBytes) + "\n");
+  CheckAndRemove();
+}
+
+TEST_P(KillStepOfNullGrowth, CanBeRepeated) {
+  constexpr uint32_t kId = 8;
+  ublkd::v1::CreateDeviceRequest request;
+  request.mutable_spec()->mutable_null()->set_size_bytes(static_cast<uint64_t>(kVolumeBytes));
+  request.mutable_spec()->set_id(kId);
+  ublkd::v1::Device device;
+  grpc::ClientContext create;
+  ASSERT_TRUE(node_->devices().CreateDevice(&create, request, &device).ok());
+  ASSERT_NO_FATAL_FAILURE(RestartWithFailPoint());
+  ASSERT_OK(node_->WaitUntilReady());
+  EXPECT_FALSE(GrowDevice(*node_, kId).ok());
+  ASSERT_NO_FATAL_FAILURE(ExpectDeathAndRestart());
+  const auto grown = GrowDevice(*node_, kId);
+  ASSERT_OK(grown);
+  EXPECT_EQ(grown->size_bytes(), kGrownBytes);
+  EXPECT_EQ(grown->spec().null().size_bytes(), kGrownBytes);
+  EXPECT_EQ(*RunCommand({"blockdev", "--getsize64", "/dev/ublkb8"}),
+            std::to_string(kGrownBytes) + "\n");
+  ublkd::v1::DeleteDeviceRequest remove;
+  remove.set_id(kId);
+  ublkd::v1::DeleteDeviceResponse removed;
+  grpc::ClientContext context;
+  EXPECT_TRUE(node_->devices().DeleteDevice(&context, remove, &removed).ok());
+  ASSERT_OK(volume_->Delete());
+}
+
 std::string NameOf(const testing::TestParamInfo<const char*>& info) {
   std::string name = info.param;
   name.erase(0, name.find('.') + 1);
@@ -131,6 +207,12 @@ INSTANTIATE_TEST_SUITE_P(Steps, KillStepOfRecovery,
                          testing::Values("recover.announced", "recover.fetched", "recover.served",
                                          "recover.live", "recover.done"),
                          NameOf);
+INSTANTIATE_TEST_SUITE_P(Steps, KillStepOfGrowth,
+                         testing::Values("resize.begun", "resize.data", "resize.recorded",
+                                         "resize.disk", "resize.done"),
+                         NameOf);
+INSTANTIATE_TEST_SUITE_P(Steps, KillStepOfNullGrowth,
+                         testing::Values("resize.disk", "resize.recorded", "resize.done"), NameOf);
 INSTANTIATE_TEST_SUITE_P(Steps, KillStepOfLeaving, testing::Values("leave.left"), NameOf);
 
 }  // namespace
