@@ -98,7 +98,7 @@ absl::Status Node::StartDaemon() {
   if (daemon_ != nullptr && daemon_->Running()) return absl::OkStatus();
   std::vector<std::string> command = {"env",
                                       "UBLKD_FAILPOINT=" + fail_point_,
-                                      options_.program_dir + "/ublkd",
+                                      daemon_program_,
                                       "--socket=" + daemon_socket(),
                                       "--state-dir=" + options_.root_dir + "/state/ublkd",
                                       "--pool=local=" + pool_dir(),

@@ -41,6 +41,8 @@ class Node {
   absl::Status StartDaemon();
   /// The next ublkd kills itself when it comes to this step; empty for none.
   void SetFailPoint(std::string name) { fail_point_ = std::move(name); }
+  /// The program of the next ublkd; that of the options until then.
+  void SetDaemonProgram(std::string path) { daemon_program_ = std::move(path); }
   absl::Status StartCsi();
   /// Until ublkd has looked at what the one before it left.
   absl::Status WaitUntilReady() const;
@@ -68,10 +70,12 @@ class Node {
   absl::StatusOr<std::string> Fetch(const std::string& path) const;
 
  private:
-  explicit Node(NodeOptions options) : options_(std::move(options)) {}
+  explicit Node(NodeOptions options)
+      : options_(std::move(options)), daemon_program_(options_.program_dir + "/ublkd") {}
   absl::Status MakeFolders() const;
 
   NodeOptions options_;
+  std::string daemon_program_;
   std::string metrics_address_;
   std::string fail_point_;
   std::unique_ptr<Process> daemon_;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // ublkd dies, is restarted or is told to stop its devices. Pods whose disks are left notice
-// nothing. $UBLKD_KILLS is how often it is killed under load.
+// nothing. $UBLKD_KILLS is how often it is killed under load, $UBLKD_OTHER an ublkd of another
+// version.
 #include <atomic>
 #include <chrono>
 #include <csignal>
@@ -114,6 +115,36 @@ TEST_F(Death, RestartedUnderLoadNoPodNotices) {
   }
   ASSERT_OK(node_->WaitUntilReady());
   ASSERT_NO_FATAL_FAILURE(FinishPods());
+}
+
+// The devices are made by the other version, and served by both in turn.
+TEST_F(Death, UpgradedAndBackUnderLoadNoPodNotices) {
+  const char* const other = std::getenv("UBLKD_OTHER");
+  if (other == nullptr) GTEST_SKIP() << "$UBLKD_OTHER is not set; see ./run test --upgrade";
+  ASSERT_OK(node_->StopDaemon());
+  node_->SetDaemonProgram(other);
+  ASSERT_OK(node_->StartDaemon());
+  ASSERT_OK(node_->WaitUntilReady());
+  ASSERT_NO_FATAL_FAILURE(StartPods());
+  int changes = 0;
+  for (; changes < Kills() && !AnyPodFailed(); ++changes) {
+    // Every second pair of changes is a crash.
+    if (changes % 4 < 2) {
+      ASSERT_OK(node_->StopDaemon());
+    } else {
+      node_->KillDaemon();
+    }
+    node_->SetDaemonProgram(changes % 2 == 0 ? kDaemon : other);
+    ASSERT_OK(node_->StartDaemon());
+    ASSERT_OK(node_->WaitUntilReady());
+    ASSERT_TRUE(EachPodGetsOn()) << "after change " << changes;
+  }
+  ASSERT_OK(node_->StopDaemon());
+  node_->SetDaemonProgram(kDaemon);
+  ASSERT_OK(node_->StartDaemon());
+  ASSERT_OK(node_->WaitUntilReady());
+  ASSERT_NO_FATAL_FAILURE(FinishPods());
+  std::cout << "ublkd was changed " << changes + 1 << " times\n";
 }
 
 TEST_F(Death, AFilesystemGoesOnWhereItWas) {

@@ -34,6 +34,8 @@ const absl::Status& AsStatus(const absl::StatusOr<T>& result) {
 class NodeTest : public testing::Test {
  protected:
   static constexpr char kRoot[] = "/scratch/node";
+  static constexpr char kPrograms[] = "/opt/ublkd/bin";
+  static constexpr char kDaemon[] = "/opt/ublkd/bin/ublkd";
 
   void SetUp() override { StartNode(0); }
 
@@ -43,7 +45,7 @@ class NodeTest : public testing::Test {
       before_ = TakeStock({});
     }
     node_.reset();
-    auto started = Node::Start({.program_dir = "/opt/ublkd/bin",
+    auto started = Node::Start({.program_dir = kPrograms,
                                 .root_dir = kRoot,
                                 .queues = queues,
                                 .daemon_flags = daemon_flags});
