@@ -15,8 +15,8 @@
 
 namespace ublkd::volume {
 
-/// 3: there are limits, which who reads 2 only would lose, or a buffer mode other than copy, which it
-/// could not serve.
+/// 3: there are limits, which who reads 2 only would lose, or a buffer mode other than copy, which
+/// it could not serve.
 inline constexpr uint32_t kDeviceRecordVersion = 3;
 /// 2: what a server leaves may have to be taken over; who reads 1 only would take it away. Written
 /// for all other devices, which the ublkd before may serve as well.
