@@ -16,7 +16,7 @@ namespace ublkd::target {
 ///
 /// Positions are compared by their differences, which is right as long as fewer than 2^63 tokens
 /// come in the life of one bucket: more than a hundred years within the bounds of io_limits.h.
-class TokenBucket {
+class alignas(64) TokenBucket {
  public:
   struct Rate {
     /// As many come in each period; 0: there is no limit.
@@ -55,7 +55,7 @@ class TokenBucket {
   const uint64_t begin_ns_;
   Level begin_ = {};
   /// Position of what was taken last. Behind the stream: the bucket has been full since then.
-  alignas(64) std::atomic<uint64_t> taken_ = 0;
+  std::atomic<uint64_t> taken_ = 0;
 };
 
 }  // namespace ublkd::target

@@ -2,6 +2,9 @@
 //
 // Limits that are set with ublkctl hold, and outlive the ublkd that set them.
 
+#include <chrono>
+#include <csignal>
+
 #include "absl/time/clock.h"
 #include "tests/vm/storage/node_test.h"
 
@@ -45,7 +48,7 @@ TEST_F(Limits, HoldAndOutliveTheServer) {
   EXPECT_EQ(ThrottledSeconds(), 0);
   const auto set = Ctl({"limit", "0", "--bandwidth-limit", "1MiB", "--bandwidth-burst", "64KiB"});
   ASSERT_OK(set);
-  EXPECT_EQ(*set, "limits of /dev/ublkb0: 1 MiB/s (burst 64 KiB)");
+  EXPECT_EQ(*set, "limits of /dev/ublkb0: 1 MiB/s (burst 64 KiB)\n");
   const absl::Duration least = absl::Seconds(3) - absl::Seconds(1) / 16;
   const auto took = Read(volume, 3);
   ASSERT_OK(took);
@@ -68,6 +71,25 @@ TEST_F(Limits, HoldAndOutliveTheServer) {
   ASSERT_OK(volume.Unpublish());
   ASSERT_OK(volume.Unstage());
   ASSERT_OK(volume.Delete());
+}
+
+TEST_F(Limits, OfAServerThatDiesAsItSetsThemAreThere) {
+  ASSERT_OK(node_->StopDaemon());
+  node_->SetFailPoint("limits.recorded");
+  ASSERT_OK(node_->StartDaemon());
+  node_->SetFailPoint("");
+  ASSERT_OK(node_->WaitUntilReady());
+  ASSERT_OK(Ctl({"create", "--null", "64MiB"}));
+  EXPECT_FALSE(Ctl({"limit", "0", "--iops-limit", "100"}).ok());
+  const auto code = node_->daemon().Wait(std::chrono::seconds(60));
+  ASSERT_OK(code);
+  EXPECT_EQ(*code, 128 + SIGKILL) << "it did not come to the step";
+  ASSERT_OK(node_->StartDaemon());
+  ASSERT_OK(node_->WaitUntilReady());
+  EXPECT_THAT(*Ctl({"show", "0"}), testing::HasSubstr("100 IOPS (burst 10)"));
+  // The same can be asked again.
+  ASSERT_OK(Ctl({"limit", "0", "--iops-limit", "100"}));
+  ASSERT_OK(Ctl({"delete", "0"}));
 }
 
 }  // namespace
