@@ -132,6 +132,8 @@ std::shared_ptr<grpc::Channel> ConnectToUnixSocket(const std::string& path) {
   constexpr int kReconnectMs = 100;
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectMs);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectMs);
+  // A connection that is shared with other channels may be one to a server that is gone.
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   return grpc::CreateCustomChannel(absl::StrCat("unix:", path), grpc::InsecureChannelCredentials(),
                                    arguments);
 }

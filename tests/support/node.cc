@@ -107,9 +107,6 @@ absl::Status Node::StartDaemon() {
   command.insert(command.end(), options_.daemon_flags.begin(), options_.daemon_flags.end());
   UBLKD_ASSIGN_OR_RETURN(daemon_, Process::Start(command, daemon_log()));
   UBLKD_RETURN_IF_ERROR(WaitForSocket(*daemon_, daemon_socket(), daemon_log()));
-  // A new channel would share the connection of those before it, which is to a ublkd that is gone.
-  volumes_.reset();
-  devices_.reset();
   const auto channel = ConnectToUnixSocket(daemon_socket());
   volumes_ = ublkd::v1::VolumeService::NewStub(channel);
   devices_ = ublkd::v1::DeviceService::NewStub(channel);
