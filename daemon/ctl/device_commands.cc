@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
-#include <array>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -125,12 +124,6 @@ struct CreateOptions {
   LimitOptions limits;
 };
 
-constexpr std::array<std::pair<const char*, v1::BufferMode>, 3> kBufferModes = {{
-    {"copy", v1::BUFFER_MODE_COPY},
-    {"user-copy", v1::BUFFER_MODE_USER_COPY},
-    {"zero-copy", v1::BUFFER_MODE_ZERO_COPY},
-}};
-
 absl::StatusOr<v1::CreateDeviceRequest> MakeRequest(const CreateOptions& options) {
   const int targets = (options.volume.empty() ? 0 : 1) + (options.file.empty() ? 0 : 1) +
                       (options.null_bytes.has_value() ? 1 : 0);
@@ -169,11 +162,7 @@ absl::Status CreateDevice(Session& session, const CreateOptions& options) {
   UBLKD_ASSIGN_OR_RETURN(const v1::CreateDeviceRequest request, MakeRequest(options));
   UBLKD_ASSIGN_OR_RETURN(const v1::Device device,
                          session.client().Call(&v1::DeviceService::Stub::CreateDevice, request));
-  if (session.wants_json()) {
-    session.Print(ToJson(device));
-  } else {
-    session.PrintLine(device.path());
-  }
+  session.PrintAnswer(device, device.path());
   return absl::OkStatus();
 }
 
@@ -251,11 +240,7 @@ absl::StatusOr<v1::Device> GetDevice(Session& session, uint32_t id) {
 absl::Status ShowDevice(Session& session, const std::string& name) {
   UBLKD_ASSIGN_OR_RETURN(const uint32_t id, ParseDeviceId(name));
   UBLKD_ASSIGN_OR_RETURN(const v1::Device device, GetDevice(session, id));
-  if (session.wants_json()) {
-    session.Print(ToJson(device));
-  } else {
-    session.Print(DeviceDetails(device));
-  }
+  session.PrintAnswer(device, DeviceDetails(device));
   return absl::OkStatus();
 }
 
@@ -273,8 +258,7 @@ absl::Status LimitDevice(Session& session, const std::string& name, bool none,
   if (none == options.any()) {
     return UsageError(
         "`ublkctl device limit` needs limits, such as --iops-limit N and --bandwidth-limit SIZE, "
-        "or "
-        "--none to take all off");
+        "or --none to take all off");
   }
   v1::SetDeviceLimitsRequest request;
   request.set_id(id);
@@ -286,12 +270,8 @@ absl::Status LimitDevice(Session& session, const std::string& name, bool none,
   }
   UBLKD_ASSIGN_OR_RETURN(const v1::Device device,
                          session.client().Call(&v1::DeviceService::Stub::SetDeviceLimits, request));
-  if (session.wants_json()) {
-    session.Print(ToJson(device));
-  } else {
-    session.PrintLine(
-        absl::StrCat("limits of ", device.path(), ": ", DescribeLimits(device.spec().limits())));
-  }
+  session.PrintAnswer(device, absl::StrCat("limits of ", device.path(), ": ",
+                                           DescribeLimits(device.spec().limits())));
   return absl::OkStatus();
 }
 
@@ -302,12 +282,8 @@ absl::Status ResizeDevice(Session& session, const std::string& name, uint64_t si
   request.set_size_bytes(size_bytes);
   UBLKD_ASSIGN_OR_RETURN(const v1::Device device,
                          session.client().Call(&v1::DeviceService::Stub::ResizeDevice, request));
-  if (session.wants_json()) {
-    session.Print(ToJson(device));
-  } else {
-    session.PrintLine(
-        absl::StrCat(DescribeDevice(device), " has ", FormatBytes(device.size_bytes())));
-  }
+  session.PrintAnswer(
+      device, absl::StrCat(DescribeDevice(device), " has ", FormatBytes(device.size_bytes())));
   return absl::OkStatus();
 }
 

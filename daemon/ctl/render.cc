@@ -116,16 +116,10 @@ std::string NumberOrNothing(uint32_t number) {
 }
 
 std::string Buffers(v1::BufferMode mode) {
-  switch (mode) {
-    case v1::BUFFER_MODE_COPY:
-      return "copy";
-    case v1::BUFFER_MODE_USER_COPY:
-      return "user-copy";
-    case v1::BUFFER_MODE_ZERO_COPY:
-      return "zero-copy";
-    default:
-      return std::string(kNothing);
+  for (const auto& [name, known] : kBufferModes) {
+    if (known == mode) return name;
   }
+  return std::string(kNothing);
 }
 
 // Who serves a device, in words.

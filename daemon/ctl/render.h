@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "daemon/ctl/table.h"
@@ -15,6 +17,13 @@ namespace ublkd::ctl {
 std::string DescribeTarget(const v1::DeviceSpec& spec);
 /// "/dev/ublkb3 (volume fast/db)".
 std::string DescribeDevice(const v1::Device& device);
+/// What --buffers takes and tables show.
+inline constexpr std::array<std::pair<const char*, v1::BufferMode>, 3> kBufferModes = {{
+    {"copy", v1::BUFFER_MODE_COPY},
+    {"user-copy", v1::BUFFER_MODE_USER_COPY},
+    {"zero-copy", v1::BUFFER_MODE_ZERO_COPY},
+}};
+
 /// "1000 IOPS (burst 100), 10 MiB/s (burst 1 MiB)" or "none".
 std::string DescribeLimits(const v1::DeviceLimits& limits);
 /// Whether a volume has grown and its disk has not, because its driver cannot do that.

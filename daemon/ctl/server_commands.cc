@@ -30,11 +30,7 @@ ExitCode PrintInfo(Session& session) {
   const absl::StatusOr<v1::ServerInfo> info =
       session.client().Call(&v1::DeviceService::Stub::GetServerInfo, v1::GetServerInfoRequest());
   if (!info.ok()) return Report(info.status());
-  if (session.wants_json()) {
-    session.Print(ToJson(*info));
-  } else {
-    session.Print(ServerDetails(*info));
-  }
+  session.PrintAnswer(*info, ServerDetails(*info));
   return ExitCode::kDone;
 }
 

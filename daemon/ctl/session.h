@@ -4,6 +4,7 @@
 #include <chrono>
 #include <iostream>
 #include <string>
+#include <type_traits>
 
 #include "daemon/ctl/client.h"
 #include "daemon/ctl/json.h"
@@ -38,6 +39,18 @@ class Session {
   void Print(const Table& table) { table.Print(std::cout, StdoutTakesColours()); }
   void Print(const Details& details) { details.Print(std::cout, StdoutTakesColours()); }
   void PrintLine(const std::string& line) { std::cout << line << "\n"; }
+
+  /// An answer: all of it for a program, else `shown`, a line, a table or details.
+  template <typename Shown>
+  void PrintAnswer(const google::protobuf::Message& answer, const Shown& shown) {
+    if (json_) {
+      Print(ToJson(answer));
+    } else if constexpr (std::is_convertible_v<const Shown&, std::string>) {
+      PrintLine(shown);
+    } else {
+      Print(shown);
+    }
+  }
 
  private:
   Client client_;

@@ -85,11 +85,7 @@ absl::Status CreateVolume(Session& session, const CreateOptions& options) {
   UBLKD_ASSIGN_OR_RETURN(const v1::CreateVolumeRequest request, MakeRequest(options));
   UBLKD_ASSIGN_OR_RETURN(const v1::Volume volume,
                          session.client().Call(&v1::VolumeService::Stub::CreateVolume, request));
-  if (session.wants_json()) {
-    session.Print(ToJson(volume));
-  } else {
-    session.PrintLine(volume.id());
-  }
+  session.PrintAnswer(volume, volume.id());
   return absl::OkStatus();
 }
 
@@ -143,11 +139,7 @@ absl::StatusOr<v1::Volume> GetVolume(Session& session, const std::string& id) {
 
 absl::Status ShowVolume(Session& session, const std::string& id) {
   UBLKD_ASSIGN_OR_RETURN(const v1::Volume volume, GetVolume(session, id));
-  if (session.wants_json()) {
-    session.Print(ToJson(volume));
-  } else {
-    session.Print(VolumeDetails(volume));
-  }
+  session.PrintAnswer(volume, VolumeDetails(volume));
   return absl::OkStatus();
 }
 
@@ -173,11 +165,7 @@ std::string DescribeSizes(const v1::Volume& volume) {
 absl::Status ResizeVolume(Session& session, const v1::ResizeVolumeRequest& request) {
   UBLKD_ASSIGN_OR_RETURN(const v1::Volume volume,
                          session.client().Call(&v1::VolumeService::Stub::ResizeVolume, request));
-  if (session.wants_json()) {
-    session.Print(ToJson(volume));
-  } else {
-    session.PrintLine(DescribeSizes(volume));
-  }
+  session.PrintAnswer(volume, DescribeSizes(volume));
   return absl::OkStatus();
 }
 

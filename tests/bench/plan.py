@@ -45,13 +45,11 @@ SUBJECTS = {
     "file": _ours("file"),
     "null-nometrics": _ours("null", "--no-metrics"),
     "file-nometrics": _ours("file", "--no-metrics"),
-    # Ways of the data to the target, other than the one that the server chooses by itself.
-    "null-copy": _ours("null", "--buffers", "copy", optional=True),
-    "null-user-copy": _ours("null", "--buffers", "user-copy", optional=True),
-    "null-zero-copy": _ours("null", "--buffers", "zero-copy", optional=True),
-    "file-copy": _ours("file", "--buffers", "copy", optional=True),
-    "file-user-copy": _ours("file", "--buffers", "user-copy", optional=True),
-    "file-zero-copy": _ours("file", "--buffers", "zero-copy", optional=True),
+    # Ways of the data to the target: a file goes without copies where the driver can, a target that
+    # copies for itself is served by user copy.
+    "file-copy": _ours("file", "--buffers", "copy"),
+    "memory": _ours("memory"),
+    "memory-copy": _ours("memory", "--buffers", "copy"),
     # Several threads for one queue.
     "null-2-threads": _ours("null", "--threads", "2", optional=True),
     "null-4-threads": _ours("null", "--threads", "4", optional=True),
@@ -65,7 +63,7 @@ SUBJECTS = {
 }
 
 BASE = ("ramdisk", "loop", "null", "file")
-BUFFERS = tuple(name for name in SUBJECTS if "copy" in name and not SUBJECTS[name].peer)
+BUFFERS = ("file-copy", "memory", "memory-copy")
 PEERS = tuple(name for name, subject in SUBJECTS.items() if subject.peer)
 
 # What fio does: pattern and size of a request.

@@ -50,7 +50,7 @@ def fill_file() -> None:
 
 
 def _file_words(words: tuple[str, ...]) -> list[str]:
-    if words[1] == "null":
+    if words[1] in ("null", "memory"):
         return [*words, "--size", str(plan.FILE_MIB << 20)]
     return [*words, "--path", FILE_PATH]
 
