@@ -100,14 +100,14 @@ Gate::~Gate() {
   throttle_->gates_.erase(this);
 }
 
-/// Looks whether the limits have changed. Never waits: while they are being changed, those before
-/// still hold.
+/// Looks whether the limits have changed. What was set before holds for all queues from then on, so
+/// it waits for another queue that is looking, too.
 void Gate::Refresh() {
   if (newest_generation_.load(std::memory_order_acquire) == generation_) [[likely]]
     return;
+  // The earlier one is freed after the lock.
   std::shared_ptr<Meter> meter;
-  const std::unique_lock lock(throttle_->mutex_, std::try_to_lock);
-  if (!lock.owns_lock()) return;
+  const std::lock_guard lock(throttle_->mutex_);
   meter = throttle_->meter_;
   generation_ = throttle_->generation_;
   open_in_ = kNeverOpen;

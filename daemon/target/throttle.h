@@ -82,7 +82,7 @@ class Throttle {
   void Change(const IoLimits& limits) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const Clock now_ns_;
-  /// For changes; no request waits for it.
+  /// Held for moments, when limits change or a queue begins or ends.
   std::mutex mutex_;
   std::shared_ptr<Meter> meter_ ABSL_GUARDED_BY(mutex_);
   /// Grows with each change.

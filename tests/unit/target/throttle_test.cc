@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 
 #include <atomic>
+#include <barrier>
 #include <deque>
 #include <memory>
 #include <string>
@@ -303,6 +304,39 @@ TEST_F(ThrottleTest, ThreadsTogetherNeverExceedTheLimit) {
   }
   first.Join();
   second.Join();
+}
+
+TEST_F(ThrottleTest, WhatWasSetHoldsInAllQueues) {
+  constexpr int kRounds = 5000;
+  const auto throttle = std::make_shared<Throttle>();
+  std::barrier meet(3);
+  std::atomic<int> slipped = 0;
+  const auto send = [&] {
+    std::vector<std::string> passed;
+    Line line(throttle, passed);
+    for (int round = 0; round < kRounds; ++round) {
+      meet.arrive_and_wait();  // the limit is set
+      line.SendReads(1, "r", 64 << 10);
+      slipped += line.waits() ? 0 : 1;
+      meet.arrive_and_wait();  // both have sent
+      meet.arrive_and_wait();  // the limit is lifted
+      while (line.waits()) line.Look();
+      meet.arrive_and_wait();  // nobody waits
+    }
+  };
+  std::thread first(send);
+  std::thread second(send);
+  for (int round = 0; round < kRounds; ++round) {
+    throttle->Set({.bytes_per_second = 1 << 30, .burst_bytes = 4096});
+    meet.arrive_and_wait();
+    meet.arrive_and_wait();
+    throttle->Set({});
+    meet.arrive_and_wait();
+    meet.arrive_and_wait();
+  }
+  first.join();
+  second.join();
+  EXPECT_EQ(slipped, 0);
 }
 
 TEST_F(ThrottleTest, LimitsChangeUnderLoad) {
