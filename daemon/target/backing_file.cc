@@ -237,4 +237,11 @@ absl::StatusOr<BackingFile> OpenBackingFile(const FileTargetOptions& options) {
   return backing;
 }
 
+uint64_t EndOfFile(int fd) {
+  struct statx about;
+  const int flags = AT_EMPTY_PATH | AT_STATX_DONT_SYNC;
+  if (statx(fd, "", flags, STATX_TYPE | STATX_SIZE, &about) != 0) return kNoEnd;
+  return S_ISREG(about.stx_mode) ? about.stx_size : kNoEnd;
+}
+
 }  // namespace ublkd::target

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
+
 #include "absl/status/statusor.h"
 #include "daemon/base/file.h"
 #include "daemon/target/file.h"
@@ -24,5 +26,11 @@ absl::StatusOr<uint64_t> SizeOf(int fd);
 
 /// Checks and opens; the errors are those of OpenFileTarget.
 absl::StatusOr<BackingFile> OpenBackingFile(const FileTargetOptions& options);
+
+/// Of what has no size that others could change.
+inline constexpr uint64_t kNoEnd = ~uint64_t{0};
+
+/// The size of a regular file as the kernel knows it, without asking a server; kNoEnd for all else.
+uint64_t EndOfFile(int fd);
 
 }  // namespace ublkd::target

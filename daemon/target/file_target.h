@@ -5,6 +5,9 @@
 #include <linux/falloc.h>
 #include <sys/uio.h>
 
+#include <cerrno>
+#include <coroutine>
+#include <cstdint>
 #include <utility>
 
 #include "daemon/target/backing_file.h"
@@ -33,15 +36,35 @@ class FileTarget::Queue {
 
   Queue(uring::Ring& ring, const BackingFile& backing)
       : ring_(&ring),
-        file_(ring.RegisterFile(backing.fd.get())),
+        fd_(backing.fd.get()),
+        file_(ring.RegisterFile(fd_)),
         can_zero_range_(backing.can_zero_range) {}
+
+  /// A write, or EIO without one.
+  class CheckedWrite {
+   public:
+    CheckedWrite(bool fits, uring::Ring& ring, uring::File file, const Request& request)
+        : fits_(fits),
+          write_(ring.Write(file, request.buffer, request.offset_bytes,
+                            request.fua ? RWF_DSYNC : 0)) {}
+
+    bool await_ready() const noexcept { return !fits_; }
+    void await_suspend(std::coroutine_handle<> waiter) { write_.await_suspend(waiter); }
+    Result await_resume() const noexcept {
+      return fits_ ? write_.await_resume() : Result::Error(EIO);
+    }
+
+   private:
+    bool fits_;
+    uring::TransferOperation write_;
+  };
 
   auto Read(const Request& request) {
     return ring_->Read(file_, request.buffer, request.offset_bytes);
   }
 
-  auto Write(const Request& request) {
-    return ring_->Write(file_, request.buffer, request.offset_bytes, request.fua ? RWF_DSYNC : 0);
+  CheckedWrite Write(const Request& request) {
+    return CheckedWrite(Fits(request), *ring_, file_, request);
   }
 
   auto Flush(const Request&) { return ring_->DataSync(file_); }
@@ -49,6 +72,7 @@ class FileTarget::Queue {
   auto Discard(const Request& request) { return Fallocate(kPunchHole, request); }
 
   uring::Task<Result> WriteZeroes(const Request& request) {
+    if (!Fits(request)) co_return Result::Error(EIO);
     if (request.no_unmap && can_zero_range_) co_return co_await Fallocate(kZeroRange, request);
     const Result punched = co_await Fallocate(kPunchHole, request);
     if (!punched.ok() || !request.no_unmap) co_return punched;
@@ -60,13 +84,30 @@ class FileTarget::Queue {
   static constexpr int kZeroRange = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
   static constexpr int kAllocate = FALLOC_FL_KEEP_SIZE;
 
+  /// How old the knowledge of the file's size may be.
+  static constexpr uint64_t kLookPeriodNs = 100'000'000;
+
+  /// False when somebody has cut the file off before the end of the request. A write there would
+  /// make it longer again, and what was lost would read as zeroes.
+  bool Fits(const Request& request) {
+    // A system call in a hundred milliseconds; with a clock that is not read (see Ring), none.
+    if (ring_->batch_ns() - looked_ns_ >= kLookPeriodNs) [[unlikely]] {
+      looked_ns_ = ring_->batch_ns();
+      end_bytes_ = EndOfFile(fd_);
+    }
+    return request.offset_bytes + request.length_bytes <= end_bytes_;
+  }
+
   uring::ResultOperation Fallocate(int mode, const Request& request) {
     return ring_->Fallocate(file_, mode, request.offset_bytes, request.length_bytes);
   }
 
   uring::Ring* ring_;
+  int fd_;
   uring::File file_;
   bool can_zero_range_;
+  uint64_t end_bytes_ = kNoEnd;
+  uint64_t looked_ns_ = 0;
 };
 
 inline absl::StatusOr<FileTarget::Queue> FileTarget::OpenQueue(uring::Ring& ring) {

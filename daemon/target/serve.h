@@ -69,6 +69,15 @@ struct ReadyResult {
   uring::Result await_resume() const noexcept { return result; }
 };
 
+/// Awaits what was found not to be ready.
+template <typename Awaitable>
+struct Suspended {
+  Awaitable& awaitable;
+  bool await_ready() const noexcept { return false; }
+  auto await_suspend(std::coroutine_handle<> waiter) { return awaitable.await_suspend(waiter); }
+  auto await_resume() { return awaitable.await_resume(); }
+};
+
 /// Calls and gives what can be awaited. Nothing is moved: an operation stays where it was made.
 template <typename Call>
 auto Awaitable(Call call) {
@@ -133,9 +142,12 @@ uring::RootTask ServeTag(ublk::Tag& tag, Q& queue) {
   while (more) {
     const ublk::Request request = tag.Take();
     if constexpr (HoldsBack<Q>) {
-      // Not in the condition itself, for which g++ 12 makes wrong code.
-      const bool held_back = co_await queue.Admit(request);
-      if (held_back) tag.OnThrottled();
+      auto admission = queue.Admit(request);
+      if (!admission.await_ready()) [[unlikely]] {
+        tag.OnHeldBack();
+        (void)co_await internal::Suspended{admission};
+        tag.OnLetPass();
+      }
     }
     uring::Result result;
     if (tag.lacks_pages()) [[unlikely]] {

@@ -40,7 +40,7 @@ QueueThread::QueueThread(Options options) : options_(std::move(options)) {
     const bool known =
         std::any_of(served_.begin(), served_.end(),
                     [&range](const ServedQueue& served) { return served.queue == range.queue; });
-    if (!known) served_.emplace_back().queue = range.queue;
+    if (!known) served_.emplace_back(range.queue, options_.depth);
   }
 }
 

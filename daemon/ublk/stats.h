@@ -24,6 +24,19 @@ inline constexpr std::array<Op, kOpCount> kAllOps = {Op::kRead, Op::kWrite, Op::
 /// "read", "write", "flush", "discard", "write_zeroes".
 absl::string_view OpName(Op op);
 
+/// Errors by what an operator does about them: look at the disk below, make room, or read the log.
+enum class ErrorKind : uint8_t { kIo, kNoSpace, kOther };
+inline constexpr size_t kErrorKindCount = 3;
+inline constexpr std::array<ErrorKind, kErrorKindCount> kAllErrorKinds = {
+    ErrorKind::kIo, ErrorKind::kNoSpace, ErrorKind::kOther};
+
+/// "EIO", "ENOSPC", "other".
+absl::string_view ErrorKindName(ErrorKind kind);
+
+/// What a positive errno of a target is to the kernel: the errno that a user of the disk gets. Only
+/// errnos of disks pass; a full quota is a full disk, all else is EIO.
+int DiskErrno(int error_number);
+
 /// Upper bounds of the latency buckets, in nanoseconds; one more bucket follows for what is slower.
 inline constexpr std::array<uint64_t, 20> kLatencyBoundsNs = {
     10'000,        25'000,        50'000,        100'000,        250'000,
@@ -40,6 +53,11 @@ struct OpStats {
   uint64_t bytes = 0;
   /// Requests answered with an error.
   uint64_t errors = 0;
+  std::array<uint64_t, kErrorKindCount> errors_by_kind = {};
+  /// Of the last error: the positive errno, as the target gave it, and the time by CLOCK_MONOTONIC
+  /// (to some microseconds); 0 without one.
+  int last_errno = 0;
+  uint64_t last_error_ns = 0;
   /// Requests that are held now, by the target or for a limit.
   uint64_t in_flight = 0;
   /// Requests by the time the target took, not cumulative; the last is beyond all bounds.
@@ -56,6 +74,8 @@ struct QueueStats {
   std::array<OpStats, kOpCount> ops = {};
   /// Time during which at least one request was held.
   uint64_t busy_ns = 0;
+  /// How long the target has held the oldest of its requests; 0 when it holds none.
+  uint64_t oldest_request_ns = 0;
   /// Exceptions that escaped from the target; each was answered with EIO.
   uint64_t exceptions = 0;
 
@@ -70,6 +90,9 @@ struct DeviceStats {
 
   /// The sum over the queues.
   OpStats Total(Op op) const;
+  /// Of all queues.
+  uint64_t oldest_request_ns() const;
+  uint64_t in_flight() const;
 };
 
 /// A 64-bit counter with one writer: adding is a plain load and store, no locked instruction. Who
@@ -89,18 +112,27 @@ class Counter {
 
 inline constexpr size_t kCacheLineBytes = 64;
 
-/// The live counters of one queue as far as one thread serves it.
+/// The live counters of one queue as far as one thread serves it. Times are CLOCK_MONOTONIC.
 class alignas(kCacheLineBytes) QueueCounters {
  public:
-  /// The writing thread: a request has come.
-  void Start(Op op) { ops_[static_cast<size_t>(op)].started.Add(1); }
+  /// `depth`: tags of the queue.
+  explicit QueueCounters(uint16_t depth) : held_since_ns_(depth) {}
 
-  /// The writing thread: the target has answered. `bytes` counts only without an error.
-  void Finish(Op op, uint64_t bytes, bool failed, uint64_t latency_ns) {
+  /// The writing thread: a request of a tag has come, and the target gets it.
+  void Start(Op op, uint16_t tag, uint64_t now_ns) {
+    ops_[static_cast<size_t>(op)].started.Add(1);
+    held_since_ns_[tag].store(now_ns, std::memory_order_relaxed);
+  }
+
+  /// The writing thread: the target has answered, with a positive errno or 0. `bytes` counts only
+  /// without an error.
+  void Finish(Op op, uint16_t tag, uint64_t bytes, int error_number, uint64_t now_ns) {
     Words& words = ops_[static_cast<size_t>(op)];
+    const uint64_t latency_ns = now_ns - held_since_ns_[tag].load(std::memory_order_relaxed);
+    held_since_ns_[tag].store(0, std::memory_order_relaxed);
     words.ios.Add(1);
-    if (failed) [[unlikely]] {
-      words.errors.Add(1);
+    if (error_number != 0) [[unlikely]] {
+      CountError(words, error_number, now_ns);
     } else {
       words.bytes.Add(bytes);
     }
@@ -110,11 +142,14 @@ class alignas(kCacheLineBytes) QueueCounters {
     words.latency_buckets[bucket].Add(1);
   }
 
-  /// The writing thread: a request has waited for a limit, before the target got it.
-  void AddThrottled(Op op, uint64_t ns) {
+  /// The writing thread: a request waits for a limit, and the target does not hold it yet.
+  void HoldBack(uint16_t tag) { held_since_ns_[tag].store(0, std::memory_order_relaxed); }
+  /// The writing thread: it has waited that long, and now the target gets it.
+  void LetPass(Op op, uint16_t tag, uint64_t waited_ns, uint64_t now_ns) {
     Words& words = ops_[static_cast<size_t>(op)];
     words.throttled_ios.Add(1);
-    words.throttled_ns.Add(ns);
+    words.throttled_ns.Add(waited_ns);
+    held_since_ns_[tag].store(now_ns, std::memory_order_relaxed);
   }
 
   void AddBusy(uint64_t ns) { busy_ns_.Add(ns); }
@@ -129,15 +164,21 @@ class alignas(kCacheLineBytes) QueueCounters {
     Counter ios;
     Counter bytes;
     Counter errors;
+    std::array<Counter, kErrorKindCount> errors_by_kind;
+    /// Time and errno in one word, so that they belong together.
+    std::atomic<uint64_t> last_error = 0;
     Counter latency_sum_ns;
     std::array<Counter, kLatencyBucketCount> latency_buckets;
     Counter throttled_ios;
     Counter throttled_ns;
   };
+  static void CountError(Words& words, int error_number, uint64_t now_ns);
 
   std::array<Words, kOpCount> ops_;
   Counter busy_ns_;
   Counter exceptions_;
+  /// By tag; 0 when the target does not hold it.
+  std::vector<std::atomic<uint64_t>> held_since_ns_;
 };
 
 }  // namespace ublkd::ublk

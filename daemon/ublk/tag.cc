@@ -92,8 +92,7 @@ Request Tag::Take() {
   length_bytes_ = uint64_t{descriptor.nr_sectors} * kSectorBytes;
   ++place_.served.held;
   if (place_.metrics) {
-    start_ns_ = place_.ring.batch_ns();
-    place_.served.counters.Start(op_);
+    place_.served.counters.Start(op_, place_.tag, place_.ring.batch_ns());
   }
   uring::Buffer buffer;
   if (op_ == Op::kRead || op_ == Op::kWrite) {
@@ -148,10 +147,10 @@ uring::Task<uring::Result> Tag::UnregisterPages() {
 NextRequest Tag::Commit(uring::Result result) {
   --place_.served.held;
   if (place_.metrics) {
-    place_.served.counters.Finish(op_, length_bytes_, !result.ok(),
-                                  place_.ring.batch_ns() - start_ns_);
+    place_.served.counters.Finish(op_, place_.tag, length_bytes_, result.error_number(),
+                                  place_.ring.batch_ns());
   }
-  int32_t answer = -result.error_number();
+  int32_t answer = result.ok() ? 0 : -DiskErrno(result.error_number());
   // Only reads and writes are answered with a count; a long discard's would not fit.
   if (answer == 0 && (op_ == Op::kRead || op_ == Op::kWrite)) {
     answer = static_cast<int32_t>(length_bytes_);
@@ -159,11 +158,16 @@ NextRequest Tag::Commit(uring::Result result) {
   return Send(UBLK_U_IO_COMMIT_AND_FETCH_REQ, answer);
 }
 
-void Tag::OnThrottled() {
+void Tag::OnHeldBack() {
+  if (!place_.metrics) return;
+  held_back_ns_ = place_.ring.batch_ns();
+  place_.served.counters.HoldBack(place_.tag);
+}
+
+void Tag::OnLetPass() {
   if (!place_.metrics) return;
   const uint64_t now_ns = place_.ring.batch_ns();
-  place_.served.counters.AddThrottled(op_, now_ns - start_ns_);
-  start_ns_ = now_ns;
+  place_.served.counters.LetPass(op_, place_.tag, now_ns - held_back_ns_, now_ns);
 }
 
 uring::Result Tag::OnException() {

@@ -20,7 +20,9 @@ class Tag;
 
 /// The counters of one queue as one thread serves it, and what only that thread needs of them.
 struct ServedQueue {
-  uint16_t queue = 0;
+  ServedQueue(uint16_t number, uint16_t depth) : queue(number), counters(depth) {}
+
+  uint16_t queue;
   /// Requests that the target holds.
   uint32_t held = 0;
   /// It held some before the batch of completions that is being run.
@@ -85,9 +87,11 @@ class Tag {
   NextRequest Fetch();
   /// The request that has come. Counts it as held.
   Request Take();
-  /// The request that is held has waited for its turn under the device's limits; its latency begins
-  /// now.
-  void OnThrottled();
+  /// The request that is held waits for its turn under the device's limits, before the target gets
+  /// it.
+  void OnHeldBack();
+  /// Its latency begins now.
+  void OnLetPass();
   /// Answers the request that is held, and awaits the next one.
   NextRequest Commit(uring::Result result);
   /// What escaped from the target, as the answer.
@@ -125,7 +129,8 @@ class Tag {
   DataFile data_file_;
   Op op_ = Op::kRead;
   uint64_t length_bytes_ = 0;
-  uint64_t start_ns_ = 0;
+  /// When the request began to wait for a limit.
+  uint64_t held_back_ns_ = 0;
   int32_t end_result_ = 0;
 };
 

@@ -8,6 +8,12 @@
 #include "daemon/uring/ring.h"
 
 namespace ublkd::uring {
+namespace {
+
+/// Each pause is twice as long as the one before: all of them last a second.
+constexpr int64_t kFirstPauseNs = 1'000'000;
+
+}  // namespace
 
 TransferOperation::TransferOperation(Ring& ring, uint8_t opcode, File file, Buffer buffer,
                                      uint64_t offset_bytes, int rw_flags)
@@ -39,14 +45,38 @@ void TransferOperation::OnComplete(Completion& self, int32_t result) {
   auto& transfer = static_cast<TransferOperation&>(self);
   if (result == static_cast<int32_t>(transfer.buffer_.bytes - transfer.done_bytes_)) [[likely]] {
     Finish(self, 0);
-  } else if (result > 0) {
-    transfer.done_bytes_ += static_cast<uint32_t>(result);
-    transfer.Submit();
-  } else if (result == -EINTR) {
-    transfer.Submit();
   } else {
-    Finish(self, result == 0 ? -EIO : result);
+    transfer.OnIncomplete(result);
   }
+}
+
+void TransferOperation::OnIncomplete(int32_t result) {
+  if (result > 0) {
+    done_bytes_ += static_cast<uint32_t>(result);
+    Submit();
+  } else if (result == -EINTR) {
+    Submit();
+  } else if ((result == -EAGAIN || result == -ENOMEM) && retries_ < kMaxRetries) {
+    Pause();
+  } else {
+    // Direct I/O refuses to go on in the middle of a block: there the file ends.
+    const bool at_end = result == 0 || (result == -EINVAL && done_bytes_ > 0);
+    Finish(*this, at_end ? -EIO : result);
+  }
+}
+
+void TransferOperation::Pause() {
+  pause_ = {.tv_sec = 0, .tv_nsec = kFirstPauseNs << retries_++};
+  set_handler(AfterPause);
+  io_uring_sqe* sqe = ring_.Prepare(*this, IORING_OP_TIMEOUT, File{});
+  sqe->addr = reinterpret_cast<uintptr_t>(&pause_);
+  sqe->len = 1;
+}
+
+void TransferOperation::AfterPause(Completion& self, int32_t /*result*/) {
+  auto& transfer = static_cast<TransferOperation&>(self);
+  transfer.set_handler(OnComplete);
+  transfer.Submit();
 }
 
 SimpleOperation::SimpleOperation(Ring& ring, const Fields& fields)

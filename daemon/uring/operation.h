@@ -46,6 +46,8 @@ class Completion {
   using Handler = void (*)(Completion& self, int32_t result);
   explicit Completion(Handler handler) : handler_(handler) {}
   ~Completion() = default;
+  /// Of the next completion.
+  void set_handler(Handler handler) { handler_ = handler; }
 
  private:
   friend class Ring;
@@ -73,9 +75,12 @@ class BasicOperation : public Completion {
 };
 
 /// Reads or writes the whole buffer: what the kernel leaves undone is submitted again. A read that
-/// meets the end of the file, and a write that makes no progress, is EIO.
+/// meets the end of the file, and a write that makes no progress, is EIO. What the kernel is short
+/// of for a moment (EAGAIN, ENOMEM) is tried again after pauses, for a second in all.
 class [[nodiscard]] TransferOperation : public BasicOperation {
  public:
+  static constexpr unsigned kMaxRetries = 10;
+
   void await_suspend(std::coroutine_handle<> waiter);
   Result await_resume() const noexcept { return Result::FromKernel(result_); }
 
@@ -84,14 +89,19 @@ class [[nodiscard]] TransferOperation : public BasicOperation {
   TransferOperation(Ring& ring, uint8_t opcode, File file, Buffer buffer, uint64_t offset_bytes,
                     int rw_flags);
   void Submit();
+  void Pause();
+  void OnIncomplete(int32_t result);
   static void OnComplete(Completion& self, int32_t result);
+  static void AfterPause(Completion& self, int32_t result);
 
   File file_;
   uint8_t opcode_;
+  uint16_t retries_ = 0;
   int rw_flags_;
   Buffer buffer_;
   uint32_t done_bytes_ = 0;
   uint64_t offset_bytes_;
+  __kernel_timespec pause_;
 };
 
 /// One submission whose outcome is success or an errno, or a number. An interrupted one is

@@ -9,6 +9,8 @@
 #include <filesystem>
 #include <string>
 
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "daemon/target/backing_file.h"
 #include "daemon/target/file_target.h"
 #include "tests/unit/target/queue_driver.h"
@@ -108,9 +110,73 @@ TEST_P(FileTargetTest, ATruncatedFileIsAnErrorNotShortData) {
   ASSERT_TRUE(backing.ok()) << backing.status();
   FileTarget target(*std::move(backing));
   QueueDriver<FileTarget> queue(target);
-  ASSERT_EQ(truncate(path.c_str(), 4096), 0);
-  RequestBuffer data(8192);
-  EXPECT_EQ(queue.Read(0, data), Result::Error(EIO));
+  RequestBuffer data(8192, 'd');
+  for (uint64_t at = 0; at < kFileBytes; at += 8192) ASSERT_TRUE(queue.Write(at, data).ok());
+  // Also in the middle of a block.
+  for (const off_t end : {4096, 4097, 100}) {
+    ASSERT_EQ(truncate(path.c_str(), end), 0);
+    EXPECT_EQ(queue.Read(0, data), Result::Error(EIO)) << "it ends at " << end;
+    EXPECT_EQ(queue.Read(kFileBytes / 2, data), Result::Error(EIO)) << "it ends at " << end;
+  }
+}
+
+TEST_P(FileTargetTest, ATruncatedFileIsNotMadeLongerByWrites) {
+  const std::string path = Make(kFileBytes);
+  auto backing = OpenBackingFile({.path = path});
+  ASSERT_TRUE(backing.ok()) << backing.status();
+  const bool can_zero = backing->geometry.can_write_zeroes;
+  FileTarget target(*std::move(backing));
+  ASSERT_EQ(truncate(path.c_str(), kFileBytes / 2), 0);
+  // The first write of a queue looks at the size, and so does one after 100 ms without.
+  QueueDriver<FileTarget> queue(target);
+  const RequestBuffer data(8192, 'd');
+  EXPECT_EQ(queue.Write(0, data), Result::Ok());
+  EXPECT_EQ(queue.Write(kFileBytes / 2 - 4096, data), Result::Error(EIO));
+  EXPECT_EQ(queue.Write(kFileBytes - 8192, data), Result::Error(EIO));
+  const Request zeroes = {
+      .op = ublk::Op::kWriteZeroes, .offset_bytes = kFileBytes / 2, .length_bytes = 4096};
+  if (can_zero) {
+    EXPECT_EQ(queue.Do(zeroes), Result::Error(EIO));
+  }
+  EXPECT_EQ(std::filesystem::file_size(path), kFileBytes / 2);
+
+  ASSERT_EQ(truncate(path.c_str(), kFileBytes), 0);
+  QueueDriver<FileTarget> restored(target);
+  EXPECT_EQ(restored.Write(kFileBytes - 8192, data), Result::Ok()) << "it has its size again";
+  const RequestBuffer read(8192);
+  EXPECT_EQ(restored.Read(kFileBytes - 8192, read), Result::Ok());
+  EXPECT_TRUE(read.AllAre('d'));
+}
+
+TEST_P(FileTargetTest, ASizeThatChangesWhileItIsServedIsSeen) {
+  const std::string path = Make(kFileBytes);
+  auto backing = OpenBackingFile({.path = path});
+  ASSERT_TRUE(backing.ok()) << backing.status();
+  FileTarget target(*std::move(backing));
+  QueueDriver<FileTarget> queue(target);
+  const RequestBuffer data(8192, 'd');
+  const auto eventually = [&](off_t end, Result result) {
+    const absl::Time deadline = absl::Now() + absl::Seconds(20);
+    while (absl::Now() < deadline) {
+      // Again each time: until the size is looked at, a write makes the file longer.
+      if (truncate(path.c_str(), end) != 0) return false;
+      // The ring's clock goes on with its completions.
+      if (!queue.Write(0, data).ok()) return false;
+      if (queue.Write(kFileBytes / 2, data) == result) return true;
+    }
+    return false;
+  };
+  EXPECT_TRUE(eventually(kFileBytes, Result::Ok()));
+  EXPECT_TRUE(eventually(kFileBytes / 2, Result::Error(EIO)));
+  EXPECT_TRUE(eventually(kFileBytes, Result::Ok()));
+}
+
+TEST(BackingFile, OnlyFilesHaveAnEnd) {
+  const UniqueFd file(open("/var/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  ASSERT_EQ(ftruncate(file.get(), 12345), 0);
+  EXPECT_EQ(EndOfFile(file.get()), 12345u);
+  const UniqueFd null(open("/dev/null", O_RDWR | O_CLOEXEC));
+  EXPECT_EQ(EndOfFile(null.get()), kNoEnd);
 }
 
 TEST_P(FileTargetTest, OneFileHasOneWriter) {

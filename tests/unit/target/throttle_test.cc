@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <barrier>
+#include <cerrno>
 #include <deque>
 #include <memory>
 #include <string>
@@ -16,7 +17,7 @@
 #include "daemon/target/limit_layer.h"
 #include "daemon/target/null.h"
 #include "daemon/target/null_target.h"
-#include "tests/unit/target/fault_layer.h"
+#include "tests/support/fault_layer.h"
 #include "tests/unit/target/queue_driver.h"
 
 namespace ublkd::target {
@@ -364,7 +365,9 @@ static_assert(!CanFlush<QueueOf<LimitLayer<NullTarget>>>, "the layer can what is
 TEST_F(ThrottleTest, TheLayerPassesEverythingOn) {
   using Faulty = FaultLayer<NullTarget>;
   throttle_ = std::make_shared<Throttle>(IoLimits{.iops = 1000, .burst_ios = 1});
-  LimitLayer<Faulty> target(Faulty(NullTarget{{.size_bytes = 1 << 20}}, 8192), throttle_);
+  const auto faults = std::make_shared<Faults>();
+  faults->Add({.begin_bytes = 8192, .end_bytes = 8193, .error_number = EIO});
+  LimitLayer<Faulty> target(Faulty(NullTarget{{.size_bytes = 1 << 20}}, faults), throttle_);
   EXPECT_EQ(target.geometry().size_bytes, 1u << 20);
   QueueDriver<LimitLayer<Faulty>> queue(target);
   RequestBuffer buffer(4096, 'x');

@@ -4,24 +4,35 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cerrno>
 #include <thread>
+
+#include "daemon/uring/clock.h"
 
 namespace ublkd::ublk {
 namespace {
 
-TEST(Stats, AnswersAreCountedOnce) {
-  QueueCounters counters;
-  counters.Start(Op::kRead);
-  counters.Start(Op::kRead);
-  counters.Start(Op::kWrite);
-  counters.Finish(Op::kRead, 4096, /*failed=*/false, 20'000);
-  counters.Finish(Op::kWrite, 512, /*failed=*/true, 40'000'000'000);
-  counters.AddBusy(5);
-  counters.AddException();
+constexpr uint16_t kDepth = 8;
+
+QueueStats Read(const QueueCounters& counters) {
   QueueStats stats;
   counters.AddTo(stats);
+  return stats;
+}
+
+TEST(Stats, AnswersAreCountedOnce) {
+  QueueCounters counters(kDepth);
+  counters.Start(Op::kRead, 0, 1000);
+  counters.Start(Op::kRead, 1, 1000);
+  counters.Start(Op::kWrite, 2, 1000);
+  counters.Finish(Op::kRead, 0, 4096, 0, 21'000);
+  counters.Finish(Op::kWrite, 2, 512, EIO, 40'000'000'000);
+  counters.AddBusy(5);
+  counters.AddException();
+  const QueueStats stats = Read(counters);
   EXPECT_EQ(stats[Op::kRead].ios, 1u);
   EXPECT_EQ(stats[Op::kRead].bytes, 4096u);
+  EXPECT_EQ(stats[Op::kRead].errors, 0u);
   EXPECT_EQ(stats[Op::kRead].in_flight, 1u);
   EXPECT_EQ(stats[Op::kRead].latency_sum_ns, 20'000u);
   EXPECT_EQ(stats[Op::kWrite].errors, 1u);
@@ -32,10 +43,13 @@ TEST(Stats, AnswersAreCountedOnce) {
 }
 
 TEST(Stats, WaitingForALimitIsCountedOnItsOwn) {
-  QueueCounters counters;
-  counters.Start(Op::kRead);
-  counters.AddThrottled(Op::kRead, 700);
-  counters.AddThrottled(Op::kRead, 300);
+  QueueCounters counters(kDepth);
+  counters.Start(Op::kRead, 1, 1000);
+  counters.HoldBack(1);
+  EXPECT_EQ(Read(counters).oldest_request_ns, 0u) << "the target does not have it yet";
+  counters.LetPass(Op::kRead, 1, 700, 1700);
+  counters.HoldBack(1);
+  counters.LetPass(Op::kRead, 1, 300, 2000);
   DeviceStats stats;
   stats.queues.resize(2);
   for (QueueStats& queue : stats.queues) counters.AddTo(queue);
@@ -47,13 +61,65 @@ TEST(Stats, WaitingForALimitIsCountedOnItsOwn) {
   EXPECT_EQ(stats.Total(Op::kWrite).throttled_ios, 0u);
 }
 
+TEST(Stats, ErrorsAreKnownByKindAndTheLastByItsErrno) {
+  QueueCounters counters(kDepth);
+  uint64_t now_ns = 1'000'000'000;
+  for (const int error : {EIO, ENOSPC, EDQUOT, EINVAL, ENOSPC}) {
+    counters.Start(Op::kWrite, 3, now_ns);
+    counters.Finish(Op::kWrite, 3, 512, error, now_ns += 1'000'000);
+  }
+  QueueCounters other(kDepth);
+  other.Start(Op::kWrite, 0, 1);
+  other.Finish(Op::kWrite, 0, 512, EIO, now_ns / 2);
+  DeviceStats stats;
+  stats.queues = {Read(counters), Read(other)};
+  const OpStats total = stats.Total(Op::kWrite);
+  EXPECT_EQ(total.errors, 6u);
+  EXPECT_EQ(total.errors_by_kind[static_cast<size_t>(ErrorKind::kIo)], 2u);
+  EXPECT_EQ(total.errors_by_kind[static_cast<size_t>(ErrorKind::kNoSpace)], 3u);
+  EXPECT_EQ(total.errors_by_kind[static_cast<size_t>(ErrorKind::kOther)], 1u);
+  EXPECT_EQ(total.last_errno, ENOSPC) << "that of the queue whose error is the latest";
+  EXPECT_LE(now_ns - total.last_error_ns, 4096u);
+  EXPECT_EQ(stats.Total(Op::kRead).last_errno, 0);
+}
+
+TEST(Stats, OnlyErrnosOfADiskReachItsUsers) {
+  for (const int error : {0, EIO, ENOSPC, ETIMEDOUT, EOPNOTSUPP, EILSEQ, ENODATA}) {
+    EXPECT_EQ(DiskErrno(error), error);
+  }
+  EXPECT_EQ(DiskErrno(EDQUOT), ENOSPC) << "the filesystem above knows what to do about that";
+  for (const int error : {EAGAIN, EINTR, ENOMEM, EINVAL, EBADF, EFBIG, EBUSY, 4095}) {
+    EXPECT_EQ(DiskErrno(error), EIO);
+  }
+}
+
+TEST(Stats, TheOldestRequestIsFound) {
+  QueueCounters counters(kDepth);
+  EXPECT_EQ(Read(counters).oldest_request_ns, 0u);
+  const uint64_t now_ns = uring::MonotonicNs();
+  constexpr uint64_t kHour = 3600 * uring::kNsPerSecond;
+  counters.Start(Op::kRead, 5, now_ns - kHour);
+  counters.Start(Op::kWrite, 2, now_ns - 2 * kHour);
+  EXPECT_GE(Read(counters).oldest_request_ns, 2 * kHour);
+  counters.Finish(Op::kWrite, 2, 512, 0, now_ns);
+  EXPECT_GE(Read(counters).oldest_request_ns, kHour);
+  EXPECT_LT(Read(counters).oldest_request_ns, 2 * kHour);
+  DeviceStats stats;
+  stats.queues = {QueueStats(), Read(counters)};
+  EXPECT_GE(stats.oldest_request_ns(), kHour);
+  EXPECT_EQ(stats.in_flight(), 1u);
+  counters.Finish(Op::kRead, 5, 512, EIO, now_ns);
+  EXPECT_EQ(Read(counters).oldest_request_ns, 0u);
+}
+
 TEST(Stats, BoundsBelongToTheirBucket) {
   for (size_t i = 0; i < kLatencyBoundsNs.size(); ++i) {
-    QueueCounters counters;
-    counters.Finish(Op::kRead, 0, false, kLatencyBoundsNs[i]);
-    counters.Finish(Op::kRead, 0, false, kLatencyBoundsNs[i] + 1);
-    QueueStats stats;
-    counters.AddTo(stats);
+    QueueCounters counters(kDepth);
+    for (const uint64_t more : {0, 1}) {
+      counters.Start(Op::kRead, 0, 1);
+      counters.Finish(Op::kRead, 0, 0, 0, 1 + kLatencyBoundsNs[i] + more);
+    }
+    const QueueStats stats = Read(counters);
     EXPECT_EQ(stats[Op::kRead].latency_buckets[i], 1u) << "at most " << kLatencyBoundsNs[i];
     EXPECT_EQ(stats[Op::kRead].latency_buckets[i + 1], 1u) << "more than " << kLatencyBoundsNs[i];
   }
@@ -68,12 +134,12 @@ TEST(Stats, TotalsAreOverQueues) {
 }
 
 TEST(Stats, ReadersSeeASaneStateWhileItIsWritten) {
-  QueueCounters counters;
+  QueueCounters counters(kDepth);
   std::atomic<bool> stop = false;
   std::thread writer([&] {
     while (!stop) {
-      counters.Start(Op::kRead);
-      counters.Finish(Op::kRead, 1, false, 1);
+      counters.Start(Op::kRead, 1, 1);
+      counters.Finish(Op::kRead, 1, 1, 0, 2);
     }
   });
   uint64_t last = 0;

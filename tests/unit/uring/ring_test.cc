@@ -8,6 +8,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -130,6 +131,59 @@ TEST_F(RingTest, ErrorsOfTheKernelComeThrough) {
   }(*ring, {.fd = full.get()}, AsBuffer(data), written, unknown));
   EXPECT_EQ(written, Result::Error(ENOSPC));
   EXPECT_EQ(unknown, Result::Error(EBADF));
+}
+
+/// A pipe with room for a block, and full.
+class FullPipe {
+ public:
+  FullPipe() {
+    int ends[2];
+    EXPECT_EQ(pipe2(ends, O_CLOEXEC), 0);
+    reader_ = UniqueFd(ends[0]);
+    writer_ = UniqueFd(ends[1]);
+    EXPECT_EQ(fcntl(writer_.get(), F_SETPIPE_SZ, kBlockBytes), static_cast<int>(kBlockBytes));
+    const std::string block(kBlockBytes, 'f');
+    EXPECT_EQ(write(writer_.get(), block.data(), block.size()), static_cast<ssize_t>(kBlockBytes));
+  }
+  std::string Take() const {
+    std::string block(kBlockBytes, '?');
+    EXPECT_EQ(read(reader_.get(), block.data(), block.size()), static_cast<ssize_t>(kBlockBytes));
+    return block;
+  }
+  /// Writes a block, and never waits in the kernel.
+  RootTask WriteAtOnce(Ring& ring, Buffer block, Result& result) const {
+    result = co_await ring.Write({.fd = writer_.get()}, block, 0, RWF_NOWAIT);
+  }
+
+ private:
+  UniqueFd reader_;
+  UniqueFd writer_;
+};
+
+TEST_F(RingTest, WhatTheKernelIsShortOfForAMomentIsTriedAgain) {
+  const auto ring = MakeRing();
+  const FullPipe pipe;
+  std::string data(kBlockBytes, 'w');
+  Result result;
+  RootTask task = pipe.WriteAtOnce(*ring, AsBuffer(data), result);
+  task.Start();
+  ring->RunOnce();
+  if (result == Result::Error(EOPNOTSUPP)) GTEST_SKIP() << "this kernel always waits for pipes";
+  EXPECT_FALSE(task.done()) << "a full pipe is no failure yet";
+  EXPECT_EQ(pipe.Take(), std::string(kBlockBytes, 'f'));
+  ring->RunUntil([&task] { return task.done(); });
+  EXPECT_EQ(result, Result::Ok());
+  EXPECT_EQ(pipe.Take(), data);
+}
+
+TEST_F(RingTest, WhatStaysAwayIsAnErrorAfterSomeRetries) {
+  const auto ring = MakeRing();
+  const FullPipe pipe;
+  std::string data(kBlockBytes, 'w');
+  Result result;
+  Run(*ring, pipe.WriteAtOnce(*ring, AsBuffer(data), result));
+  if (result == Result::Error(EOPNOTSUPP)) GTEST_SKIP() << "this kernel always waits for pipes";
+  EXPECT_EQ(result, Result::Error(EAGAIN));
 }
 
 TEST_F(RingTest, TenThousandOperationsGoThroughEightEntries) {
