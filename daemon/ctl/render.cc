@@ -13,6 +13,8 @@ namespace ublkd::ctl {
 namespace {
 
 constexpr char kNothing[] = "-";
+/// Requests that wait longer are worth a line.
+constexpr double kLongWaitSeconds = 1;
 constexpr Table::Align kRight = Table::Align::kRight;
 
 std::string OrNothing(const std::string& text) { return text.empty() ? kNothing : text; }
@@ -128,6 +130,15 @@ std::string Server(const v1::Device& device) {
   return absl::StrCat("process ", device.server_pid());
 }
 
+// "12 write (last: No space left on device), 1 read (last: Input/output error)"
+Cell Errors(const v1::Device& device) {
+  if (device.io_errors().empty()) return "none";
+  const auto name_errors = [](std::string* out, const v1::IoErrors& errors) {
+    absl::StrAppend(out, errors.count(), " ", errors.op(), " (last: ", errors.last_error(), ")");
+  };
+  return {absl::StrJoin(device.io_errors(), ", ", name_errors), Colour::kRed};
+}
+
 std::string TargetOrServer(const v1::Device& device) {
   if (!device.foreign()) return DescribeTarget(device.spec());
   return absl::StrCat("not ours, served by ", Server(device));
@@ -210,6 +221,12 @@ Details DeviceDetails(const v1::Device& device) {
   details.Add("state", State(device.state()));
   if (!device.reason().empty()) details.Add("reason", device.reason());
   details.Add("server", Server(device));
+  if (device.state() == v1::Device::STATE_LIVE) details.Add("errors", Errors(device));
+  if (device.oldest_request_seconds() >= kLongWaitSeconds) {
+    const auto seconds = static_cast<int64_t>(device.oldest_request_seconds());
+    details.Add("oldest request",
+                {absl::StrCat("waits for the target, ", seconds, " s"), Colour::kRed});
+  }
   details.Add("target", DescribeTarget(spec));
   details.Add("size", SizeInFull(device.size_bytes()));
   details.Add("block size", FormatBytes(spec.logical_block_bytes()));

@@ -261,6 +261,14 @@ v1::Device FromDevice(const volume::DeviceView& view) {
   *message.mutable_spec() = FromSpec(view.spec);
   for (const std::string& feature : view.features) message.add_features(feature);
   *message.mutable_created_at() = FromTime(view.created_at);
+  for (const volume::OpErrors& errors : view.errors) {
+    v1::IoErrors& added = *message.add_io_errors();
+    added.set_op(std::string(ublk::OpName(errors.op)));
+    added.set_count(errors.count);
+    added.set_last_errno(errors.last_errno);
+    added.set_last_error(volume::ErrnoText(errors.last_errno));
+  }
+  message.set_oldest_request_seconds(absl::ToDoubleSeconds(view.oldest_request));
   return message;
 }
 

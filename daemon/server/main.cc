@@ -28,7 +28,8 @@ constexpr mode_t kPrivate = 0077;
 /// Beyond the grace time of the flags: for calls to end and for devices to be stopped by force.
 constexpr std::chrono::milliseconds kStopMargin{20'000};
 
-/// Ends the process when it is not ended in time: the kernel then takes the devices away.
+/// Ends the process when it is not ended in time: the kernel then quiesces the devices, or takes
+/// those away that end with their server.
 class Watchdog {
  public:
   explicit Watchdog(std::chrono::milliseconds limit) : thread_([this, limit] { Watch(limit); }) {}
@@ -46,7 +47,7 @@ class Watchdog {
     std::unique_lock lock(mutex_);
     if (ended_.wait_for(lock, limit, [this] { return done_; })) return;
     LogError("ublkd did not stop in time and ends now", {{"limit_ms", limit.count()}});
-    _exit(kStuck);
+    EndProcess(kStuck);
   }
 
   std::mutex mutex_;
@@ -89,6 +90,10 @@ int Run(const Flags& flags) {
   const size_t devices = (*server)->device_count();
   LogInfo("ublkd stops", {{"signal", strsignal(number)}, {"devices", devices}});
   const Watchdog watchdog(std::chrono::milliseconds(flags.shutdown_grace_ms) + kStopMargin);
+  if (!(*server)->Stop()) {
+    LogError("ublkd ends without waiting for a backend that does not answer");
+    EndProcess(kStuck);
+  }
   server->reset();
   LogInfo("ublkd has stopped");
   return kStopped;

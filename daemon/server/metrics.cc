@@ -34,6 +34,12 @@ struct VolumeFamilies {
       Family("queue_bytes_total", MetricType::Counter, "Bytes of the requests that succeeded.");
   MetricFamily errors =
       Family("queue_io_errors_total", MetricType::Counter, "Requests answered with an error.");
+  MetricFamily errors_by_kind =
+      Family("io_errors_total", MetricType::Counter,
+             "Requests answered with an error, by the errno: EIO, ENOSPC or other.");
+  MetricFamily oldest =
+      Family("queue_oldest_request_seconds", MetricType::Gauge,
+             "How long the oldest request that is being served has waited for its backend.");
   MetricFamily inflight =
       Family("queue_inflight", MetricType::Gauge, "Requests that are being served now.");
   MetricFamily busy = Family("queue_busy_seconds_total", MetricType::Counter,
@@ -120,6 +126,8 @@ void AddQueue(VolumeFamilies& families, const std::string& volume_id, size_t num
   const Label volume{"volume_id", volume_id};
   const Label queue_label{"queue", absl::StrCat(number)};
   AddGauge(families.inflight, {volume, queue_label}, static_cast<double>(queue.in_flight()));
+  AddGauge(families.oldest, {volume, queue_label},
+           static_cast<double>(queue.oldest_request_ns) / kNsPerSecond);
   AddCounter(families.busy, {volume, queue_label},
              static_cast<double>(queue.busy_ns) / kNsPerSecond);
   for (const ublk::Op op : ublk::kAllOps) {
@@ -140,6 +148,19 @@ void AddQueue(VolumeFamilies& families, const std::string& volume_id, size_t num
 std::string ModeOf(const volume::DeviceView& view) {
   if (!view.spec.buffers.has_value()) return "";
   return std::string(ublk::BufferModeName(*view.spec.buffers));
+}
+
+void AddErrors(VolumeFamilies& families, const std::string& volume_id, ublk::Op op,
+               const ublk::OpStats& total) {
+  for (const ublk::ErrorKind kind : ublk::kAllErrorKinds) {
+    const uint64_t count = total.errors_by_kind[static_cast<size_t>(kind)];
+    if (count == 0) continue;
+    AddCounter(families.errors_by_kind,
+               {{"volume_id", volume_id},
+                {"op", std::string(ublk::OpName(op))},
+                {"error", std::string(ublk::ErrorKindName(kind))}},
+               static_cast<double>(count));
+  }
 }
 
 void AddInfo(VolumeFamilies& families, const std::string& volume_id, const volume::DeviceView& view,
@@ -186,6 +207,7 @@ void AddDevice(VolumeFamilies& families, const volume::DeviceSnapshot& device,
   for (const ublk::Op op : ublk::kAllOps) {
     const ublk::OpStats total = device.stats.Total(op);
     if (total.ios == 0) continue;
+    AddErrors(families, volume_id, op, total);
     AddHistogram(families.latency,
                  {{"volume_id", volume_id}, {"op", std::string(ublk::OpName(op))}}, total);
   }
@@ -241,9 +263,10 @@ std::vector<MetricFamily> Metrics::Collect() const {
   }
   std::vector<MetricFamily> all;
   for (MetricFamily* const family :
-       {&families.ios, &families.bytes, &families.errors, &families.inflight, &families.busy,
-        &families.latency, &families.throttled_ios, &families.throttled, &families.limit_iops,
-        &families.limit_bytes, &families.info, &families.state}) {
+       {&families.ios, &families.bytes, &families.errors, &families.errors_by_kind,
+        &families.inflight, &families.oldest, &families.busy, &families.latency,
+        &families.throttled_ios, &families.throttled, &families.limit_iops, &families.limit_bytes,
+        &families.info, &families.state}) {
     if (!family->metric.empty()) all.push_back(std::move(*family));
   }
   for (MetricFamily& family : RecoveryFamilies(devices_.Recoveries())) {

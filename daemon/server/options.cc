@@ -30,7 +30,8 @@ The same in a file, given with --config:
 SIGTERM and SIGINT end ublkd. Devices are left: their users wait, and see no error, until the next
 ublkd with the same --state-dir takes them over. With --on-stop stop, and where the driver cannot
 leave devices, they are stopped; those in use are given --shutdown-grace-ms.
-Exit status: 0 stopped, 1 could not start, 2 wrong usage, 3 a device did not stop in time.)";
+Exit status: 0 stopped, 1 could not start, 2 wrong usage, 3 a device did not stop in time, or its
+backend does not answer: the next ublkd takes it over when that answers.)";
 
 absl::Status NotAPool(const std::string& text) {
   return absl::InvalidArgumentError(absl::StrCat(
@@ -68,6 +69,10 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--shutdown-grace-ms", flags.shutdown_grace_ms,
                  "How long devices in use are waited for at the end, before they are stopped by "
                  "force, when they are not left")
+      ->capture_default_str();
+  app.add_option("--stuck-request-ms", flags.stuck_request_ms,
+                 "A backend that has had a request for so long is said in the log not to answer; "
+                 "0: never")
       ->capture_default_str();
   app.add_option("--log-level", flags.log_level, "debug, info, warning or error")
       ->capture_default_str();

@@ -23,6 +23,7 @@ struct Flags {
   uint32_t default_queues = 0;
   std::string on_stop = "leave";
   uint32_t shutdown_grace_ms = 5000;
+  uint32_t stuck_request_ms = 30000;
   std::string log_level = "info";
 };
 

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/server/server.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <filesystem>
+#include <future>
 #include <thread>
 
 #include "absl/strings/ascii.h"
@@ -20,6 +23,8 @@ namespace {
 constexpr mode_t kFolderMode = 0700;
 /// How long calls that run when the server stops may go on.
 constexpr std::chrono::milliseconds kCallGrace{2000};
+/// For calls that were cancelled to notice it.
+constexpr std::chrono::milliseconds kCallMargin{1000};
 constexpr char kLeave[] = "leave";
 constexpr char kMetricsOff[] = "off";
 
@@ -89,6 +94,11 @@ absl::Status Server::OpenDevices(volume::DeviceFactory& factory) {
   volume::DeviceManagerOptions options;
   UBLKD_ASSIGN_OR_RETURN(options.bounds, MakeBounds(flags_.default_queues));
   UBLKD_ASSIGN_OR_RETURN(options.boot_id, ReadBootId());
+  if (flags_.stuck_request_ms == 0) {
+    options.watch.stuck_after = absl::InfiniteDuration();
+  } else {
+    options.watch.stuck_after = absl::Milliseconds(flags_.stuck_request_ms);
+  }
   options.leave_devices = flags_.on_stop == kLeave;
   UBLKD_ASSIGN_OR_RETURN(volume::DeviceRecords records,
                          volume::DeviceRecords::Open(absl::StrCat(flags_.state_dir, "/devices")));
@@ -136,13 +146,34 @@ absl::Status Server::StartRpc() {
   return absl::OkStatus();
 }
 
-void Server::Stop() {
-  // Beside the rest, because the HTTP server notices only every two seconds that it is to end.
+bool Server::Stop() {
+  // Beside the rest, because the HTTP server notices only every two seconds that it is to end, and
+  // a call may wait for a backend that does not answer.
   std::thread http_end([this] { http_.reset(); });
-  if (rpc_ != nullptr) rpc_->Shutdown(kCallGrace);
-  if (devices_ != nullptr) devices_->Shutdown(std::chrono::milliseconds(flags_.shutdown_grace_ms));
+  std::promise<void> ended;
+  std::future<void> calls_ended = ended.get_future();
+  std::thread calls_end([this, ended = std::move(ended)]() mutable {
+    if (rpc_ != nullptr) rpc_->Shutdown(kCallGrace);
+    ended.set_value();
+  });
+  bool all_ended = calls_ended.wait_for(kCallGrace + kCallMargin) == std::future_status::ready;
+  if (devices_ != nullptr &&
+      !devices_->Shutdown(std::chrono::milliseconds(flags_.shutdown_grace_ms))) {
+    all_ended = false;
+  }
   http_end.join();
+  if (!all_ended) {
+    calls_end.detach();
+    return false;
+  }
+  calls_end.join();
   rpc_.reset();
+  return true;
+}
+
+void EndProcess(int exit_code) {
+  close_range(STDERR_FILENO + 1, ~0U, 0);
+  _exit(exit_code);
 }
 
 Server::~Server() { Stop(); }

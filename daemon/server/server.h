@@ -30,7 +30,9 @@ class Server {
 
   /// Takes no more calls, stops the devices (those in use by force after the grace time of the
   /// flags) and removes the socket.
-  void Stop();
+  ///
+  /// False when a backend does not answer: the server cannot be destroyed then, see EndProcess.
+  bool Stop();
 
   /// Of the HTTP endpoint; 0 when it is off.
   uint16_t http_port() const { return http_ == nullptr ? 0 : http_->port(); }
@@ -56,5 +58,9 @@ class Server {
   std::unique_ptr<HttpServer> http_;
   std::unique_ptr<RpcServer> rpc_;
 };
+
+/// Ends the process at once, without destroying anything. The kernel may keep a process for as long
+/// as a request of it hangs: what the next server needs is let go of first.
+[[noreturn]] void EndProcess(int exit_code);
 
 }  // namespace ublkd::server

@@ -122,9 +122,18 @@ class Device::Threads {
   void Join() {
     for (const auto& thread : threads_) thread->Join();
   }
-  void Leave() {
-    for (const auto& thread : threads_) thread->Leave();
+  /// False when the target still holds requests at the deadline; may be called again then.
+  bool Leave(absl::Time deadline) {
+    if (!leaving_) {
+      for (const auto& thread : threads_) thread->Leave();
+    }
+    leaving_ = true;
+    while (running_ > 0 && deadline != absl::InfiniteFuture()) {
+      if (absl::Now() > deadline) return false;
+      absl::SleepFor(kServerPause);
+    }
     Join();
+    return true;
   }
 
   void AddTo(DeviceStats& stats) const {
@@ -139,6 +148,7 @@ class Device::Threads {
 
   std::atomic<size_t> running_;
   std::atomic<bool> in_service_ = false;
+  bool leaving_ = false;
   std::function<void()> on_unexpected_end_;
   /// Destroyed first: the threads use what is above.
   std::vector<std::unique_ptr<QueueThread>> threads_;
@@ -166,7 +176,7 @@ absl::StatusOr<std::unique_ptr<Device>> Device::Recover(Control& control,
   UBLKD_RETURN_IF_ERROR(CompleteGeometry(device->geometry_));
   UBLKD_RETURN_IF_ERROR(device->CheckRecoverable());
   if (absl::Status status = device->TakeOver(); !status.ok()) {
-    device->LeaveThreads();
+    device->LeaveThreads(absl::InfiniteFuture());
     return status;
   }
   return device;
@@ -346,32 +356,37 @@ absl::Status Device::Stop(StopMode mode) {
   return Remove();
 }
 
-void Device::LeaveThreads() {
-  if (threads_ == nullptr) return;
+bool Device::LeaveThreads(absl::Time deadline) {
+  if (threads_ == nullptr) return true;
   threads_->EndService();
   target_->LetPass();
-  threads_->Leave();
+  if (!threads_->Leave(deadline)) return false;
   // The next server needs what it holds.
   target_.reset();
+  return true;
 }
 
-absl::Status Device::Leave() {
+absl::Status Device::Leave(absl::Time deadline) {
   const absl::MutexLock lock(&life_mutex_);
   if (!added_) return absl::OkStatus();
   if (!options_.recoverable) {
     return absl::FailedPreconditionError(
         absl::StrCat(block_path_, ": it ends with its server, so it can only be stopped"));
   }
-  LeaveThreads();
+  if (!LeaveThreads(deadline)) {
+    return absl::DeadlineExceededError(
+        absl::StrCat(block_path_, ": ", Stats().in_flight(),
+                     " requests wait for a backend that does not answer"));
+  }
   added_ = false;
-  const absl::Time deadline = absl::Now() + kRecoverWait;
+  const absl::Time notice_deadline = absl::Now() + kRecoverWait;
   while (true) {
     const absl::StatusOr<DeviceInfo> info = control_.GetDeviceInfo(info_.id);
     // Deleted from outside.
     if (absl::IsNotFound(info.status())) return absl::OkStatus();
     UBLKD_RETURN_IF_ERROR(info.status());
     if (info->state != DeviceState::kLive) return absl::OkStatus();
-    if (absl::Now() > deadline) {
+    if (absl::Now() > notice_deadline) {
       return absl::DeadlineExceededError(
           absl::StrCat(block_path_, ": the driver does not notice that nobody serves it"));
     }

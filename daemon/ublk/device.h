@@ -147,8 +147,10 @@ class Device {
   /// Returns OK when this process has let go of a recoverable device: what the target holds is
   /// answered, all else waits for the next server, as do the users. Leaving what is stopped or left
   /// is OK. Any thread.
-  /// FAILED_PRECONDITION it is not recoverable, DEADLINE_EXCEEDED the driver did not notice.
-  absl::Status Leave() ABSL_LOCKS_EXCLUDED(life_mutex_);
+  /// FAILED_PRECONDITION it is not recoverable, DEADLINE_EXCEEDED the driver did not notice, or the
+  /// target still holds requests at the deadline. These go on, no more are taken, and it may be
+  /// called again; a process that ends instead loses nothing, since they come again.
+  absl::Status Leave(absl::Time deadline = absl::InfiniteFuture()) ABSL_LOCKS_EXCLUDED(life_mutex_);
 
   /// Grows the disk while it is used; when it answers OK everybody sees the new size. The size that
   /// it has is OK. Any thread; calls wait for one another, and for Stop and Leave.
@@ -171,7 +173,7 @@ class Device {
   absl::Status CheckRecoverable();
   absl::Status AwaitAbandoned();
   absl::Status TakeOver();
-  void LeaveThreads();
+  bool LeaveThreads(absl::Time deadline);
   absl::Status WaitForBlockNode();
   absl::Status StopDisk(StopMode mode);
   absl::Status Remove();

@@ -116,20 +116,20 @@ inline constexpr size_t kCacheLineBytes = 64;
 class alignas(kCacheLineBytes) QueueCounters {
  public:
   /// `depth`: tags of the queue.
-  explicit QueueCounters(uint16_t depth) : held_since_ns_(depth) {}
+  explicit QueueCounters(uint16_t depth) : held_since_ns_(depth + 2 * kCacheLineWords) {}
 
   /// The writing thread: a request of a tag has come, and the target gets it.
   void Start(Op op, uint16_t tag, uint64_t now_ns) {
     ops_[static_cast<size_t>(op)].started.Add(1);
-    held_since_ns_[tag].store(now_ns, std::memory_order_relaxed);
+    held_since_ns_[kCacheLineWords + tag].store(now_ns, std::memory_order_relaxed);
   }
 
   /// The writing thread: the target has answered, with a positive errno or 0. `bytes` counts only
   /// without an error.
   void Finish(Op op, uint16_t tag, uint64_t bytes, int error_number, uint64_t now_ns) {
     Words& words = ops_[static_cast<size_t>(op)];
-    const uint64_t latency_ns = now_ns - held_since_ns_[tag].load(std::memory_order_relaxed);
-    held_since_ns_[tag].store(0, std::memory_order_relaxed);
+    const uint64_t latency_ns = now_ns - held_since_ns_[kCacheLineWords + tag].load(std::memory_order_relaxed);
+    held_since_ns_[kCacheLineWords + tag].store(0, std::memory_order_relaxed);
     words.ios.Add(1);
     if (error_number != 0) [[unlikely]] {
       CountError(words, error_number, now_ns);
@@ -143,13 +143,13 @@ class alignas(kCacheLineBytes) QueueCounters {
   }
 
   /// The writing thread: a request waits for a limit, and the target does not hold it yet.
-  void HoldBack(uint16_t tag) { held_since_ns_[tag].store(0, std::memory_order_relaxed); }
+  void HoldBack(uint16_t tag) { held_since_ns_[kCacheLineWords + tag].store(0, std::memory_order_relaxed); }
   /// The writing thread: it has waited that long, and now the target gets it.
   void LetPass(Op op, uint16_t tag, uint64_t waited_ns, uint64_t now_ns) {
     Words& words = ops_[static_cast<size_t>(op)];
     words.throttled_ios.Add(1);
     words.throttled_ns.Add(waited_ns);
-    held_since_ns_[tag].store(now_ns, std::memory_order_relaxed);
+    held_since_ns_[kCacheLineWords + tag].store(now_ns, std::memory_order_relaxed);
   }
 
   void AddBusy(uint64_t ns) { busy_ns_.Add(ns); }
@@ -177,7 +177,9 @@ class alignas(kCacheLineBytes) QueueCounters {
   std::array<Words, kOpCount> ops_;
   Counter busy_ns_;
   Counter exceptions_;
-  /// By tag; 0 when the target does not hold it.
+  static constexpr size_t kCacheLineWords = kCacheLineBytes / sizeof(uint64_t);
+  /// By tag; 0 when the target does not hold it. A cache line at each end is not used: nobody else's
+  /// memory lies in those that are.
   std::vector<std::atomic<uint64_t>> held_since_ns_;
 };
 

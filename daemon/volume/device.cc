@@ -3,6 +3,8 @@
 
 #include <unistd.h>
 
+#include <system_error>
+
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -215,5 +217,15 @@ std::string DescribeTarget(const DeviceSpec& spec) {
 }
 
 std::string BlockPath(uint32_t id) { return absl::StrCat("/dev/ublkb", id); }
+
+std::string ErrnoText(int error_number) { return std::generic_category().message(error_number); }
+
+void AddTrouble(DeviceView& view, const ublk::DeviceStats& stats) {
+  for (const ublk::Op op : ublk::kAllOps) {
+    const ublk::OpStats total = stats.Total(op);
+    if (total.errors > 0) view.errors.push_back({op, total.errors, total.last_errno});
+  }
+  view.oldest_request = absl::Nanoseconds(static_cast<int64_t>(stats.oldest_request_ns()));
+}
 
 }  // namespace ublkd::volume

@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "daemon/target/io_limits.h"
 #include "daemon/ublk/buffer_mode.h"
+#include "daemon/ublk/stats.h"
 
 /// What a device is to serve and what it has become. Sizes are bytes.
 namespace ublkd::volume {
@@ -53,6 +54,14 @@ enum class DeviceState {
   kFailed,
 };
 
+/// Errors of one operation since this server has the device.
+struct OpErrors {
+  ublk::Op op = ublk::Op::kRead;
+  uint64_t count = 0;
+  /// Of the last one: positive, as the target gave it.
+  int last_errno = 0;
+};
+
 /// A device as it is now.
 struct DeviceView {
   uint32_t id = 0;
@@ -71,6 +80,16 @@ struct DeviceView {
   bool foreign = false;
   /// 0 when nobody serves it, or the process cannot be seen from here.
   pid_t server_pid = 0;
+  /// Operations that had errors, and how long the oldest request waits for the target. Both are
+  /// filled in by Get and List.
+  std::vector<OpErrors> errors;
+  absl::Duration oldest_request;
+};
+
+/// A device and its counters at one moment; no queues while nobody serves it.
+struct DeviceSnapshot {
+  DeviceView view;
+  ublk::DeviceStats stats;
 };
 
 /// What a request is held against.
@@ -107,5 +126,11 @@ std::string DescribeTarget(const DeviceSpec& spec);
 
 /// "/dev/ublkbN".
 std::string BlockPath(uint32_t id);
+
+/// "No space left on device".
+std::string ErrnoText(int error_number);
+
+/// Fills in what the counters say about errors and requests that wait.
+void AddTrouble(DeviceView& view, const ublk::DeviceStats& stats);
 
 }  // namespace ublkd::volume

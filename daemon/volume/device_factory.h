@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "daemon/ublk/device.h"
 #include "daemon/ublk/device_target.h"
 #include "daemon/ublk/stats.h"
@@ -56,7 +57,7 @@ class ServedDevice {
   /// See ublk::Device::Stop.
   virtual absl::Status Stop(ublk::StopMode mode) = 0;
   /// See ublk::Device::Leave.
-  virtual absl::Status Leave() = 0;
+  virtual absl::Status Leave(absl::Time deadline) = 0;
   /// See ublk::Device::Resize.
   virtual absl::Status Resize(uint64_t size_bytes) = 0;
   /// See ublk::Device::AvailableBytes.

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What the device manager does beside the calls: it waits for the driver, sees to devices that
-// ended by themselves, and leaves or stops all of them at the end.
+// ended by themselves, watches for trouble, and leaves or stops all of them at the end.
+#include <atomic>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "daemon/base/failpoint.h"
@@ -37,10 +39,30 @@ absl::Status StopForGood(const DeviceView& view, ServedDevice& device, absl::Tim
 
 }  // namespace
 
-DeviceManager::~DeviceManager() { Shutdown(std::chrono::milliseconds(0)); }
+DeviceManager::~DeviceManager() {
+  Shutdown(std::chrono::milliseconds(0));
+  while (!WaitForRecoverers(absl::Seconds(1))) continue;
+}
 
 void DeviceManager::Start() {
   housekeeper_ = std::thread([this] { KeepHouse(); });
+  watcher_ = std::thread([this] { WatchDevices(); });
+}
+
+void DeviceManager::WatchDevices() {
+  DeviceWatch watch(options_.watch);
+  const auto stopping = [this] { return stopping_; };
+  std::unique_lock lock(mutex_);
+  while (!stopping_) {
+    if (devices_.empty()) {
+      changed_.wait(lock, [this] { return stopping_ || !devices_.empty(); });
+    } else {
+      changed_.wait_for(lock, options_.watch_period, stopping);
+    }
+    lock.unlock();
+    watch.Look(Snapshot(), absl::Now());
+    lock.lock();
+  }
 }
 
 void DeviceManager::WaitForFirstLook() {
@@ -134,7 +156,7 @@ void DeviceManager::LookForEnded() {
 void DeviceManager::LookAtEnded(const Entry& entry) {
   const uint32_t id = entry.view.id;
   const std::string target = DescribeTarget(entry.view.spec);
-  const absl::Status left = entry.device->Leave();
+  const absl::Status left = entry.device->Leave(absl::InfiniteFuture());
   const absl::StatusOr<std::optional<KernelDevice>> known = factory_.Find(id);
   if (left.ok() && known.ok() && known->has_value() && (*known)->recoverable) {
     LogWarning("service of a device has ended: it is taken over",
@@ -158,10 +180,12 @@ void DeviceManager::StopTakingCalls() {
     changed_.notify_all();
   }
   if (housekeeper_.joinable()) housekeeper_.join();
+  if (watcher_.joinable()) watcher_.join();
 }
 
-void DeviceManager::Shutdown(std::chrono::milliseconds grace) {
+bool DeviceManager::Shutdown(std::chrono::milliseconds grace) {
   StopTakingCalls();
+  std::atomic<bool> all_ended = WaitForRecoverers(absl::FromChrono(options_.leave_limit));
   std::vector<std::pair<DeviceView, std::shared_ptr<ServedDevice>>> live;
   {
     const std::lock_guard lock(mutex_);
@@ -172,11 +196,15 @@ void DeviceManager::Shutdown(std::chrono::milliseconds grace) {
     }
   }
   const absl::Time deadline = absl::Now() + absl::FromChrono(grace);
+  const absl::Time leave_deadline = absl::Now() + absl::FromChrono(options_.leave_limit);
   ForEachInParallel(live, [&](const auto& item) {
     const auto& [view, device] = item;
     // FAILED_PRECONDITION: it ends with its server.
     absl::Status ended = absl::FailedPreconditionError("");
-    if (options_.leave_devices) ended = device->Leave();
+    if (options_.leave_devices) {
+      ended = device->Leave(leave_deadline);
+      if (absl::IsDeadlineExceeded(ended)) all_ended = false;
+    }
     if (ended.ok()) {
       FailPoint("leave.left");
       LogInfo("device is left to the next server",
@@ -191,6 +219,7 @@ void DeviceManager::Shutdown(std::chrono::milliseconds grace) {
                                     {"target", DescribeTarget(view.spec)},
                                     {"reason", std::string(ended.message())}});
   });
+  return all_ended;
 }
 
 }  // namespace ublkd::volume

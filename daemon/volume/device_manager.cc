@@ -47,6 +47,12 @@ DriverInfo DeviceManager::Driver() const {
 }
 
 DeviceView DeviceManager::ViewOf(const Entry& entry) {
+  DeviceView view = PlainViewOf(entry);
+  if (entry.device != nullptr) AddTrouble(view, entry.device->Stats());
+  return view;
+}
+
+DeviceView DeviceManager::PlainViewOf(const Entry& entry) {
   DeviceView view = entry.view;
   if (entry.device == nullptr) return view;
   view.server_pid = getpid();
@@ -287,6 +293,7 @@ DeviceView DeviceManager::Publish(const Plan& plan, const DeviceRecord& record,
     entry.record = record;
     entry.device = device;
     entry.throttle = plan.throttle;
+    changed_.notify_all();
   }
   // It may have ended before the housekeeper could know it.
   if (!device->live()) WakeHousekeeper();
@@ -419,7 +426,7 @@ std::vector<DeviceSnapshot> DeviceManager::Snapshot() const {
   {
     const std::lock_guard lock(mutex_);
     for (const auto& [id, entry] : devices_) {
-      if (entry.exists()) all.emplace_back(ViewOf(entry), entry.device);
+      if (entry.exists()) all.emplace_back(PlainViewOf(entry), entry.device);
     }
   }
   std::vector<DeviceSnapshot> snapshots;

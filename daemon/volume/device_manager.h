@@ -23,6 +23,7 @@
 #include "daemon/volume/device.h"
 #include "daemon/volume/device_factory.h"
 #include "daemon/volume/device_record.h"
+#include "daemon/volume/device_watch.h"
 #include "daemon/volume/in_flight.h"
 #include "daemon/volume/volume_manager.h"
 
@@ -36,14 +37,16 @@ struct DeviceManagerOptions {
   std::chrono::milliseconds driver_poll{500};
   /// How often a device that could not be taken over is tried again.
   std::chrono::milliseconds recovery_poll{5000};
+  /// How long taking over waits for data that does not answer before it goes on with what else
+  /// there is to do; such a device is taken over when its data does answer.
+  std::chrono::milliseconds recovery_limit{7000};
+  /// How often the counters of the devices are looked at, and what is then worth a line in the log.
+  std::chrono::milliseconds watch_period{1000};
+  DeviceWatch::Options watch;
+  /// How long, at the end, a device that is left may take to finish what it holds.
+  std::chrono::milliseconds leave_limit{5000};
   /// At the end, devices that outlive their server are left to the next one.
   bool leave_devices = true;
-};
-
-/// A device and its counters at one moment.
-struct DeviceSnapshot {
-  DeviceView view;
-  ublk::DeviceStats stats;
 };
 
 /// How the devices of earlier servers were taken over.
@@ -112,7 +115,11 @@ class DeviceManager : public Attachments {
 
   /// Takes no more calls and leaves the devices to the next server, or stops them: those in use are
   /// given `grace`, logged and then stopped by force.
-  void Shutdown(std::chrono::milliseconds grace);
+  ///
+  /// False when a backend does not answer: threads that serve it still run, so the manager cannot
+  /// be destroyed. Ending the process is all that is left to do, and does no harm: the kernel sends
+  /// the next server what was not answered.
+  bool Shutdown(std::chrono::milliseconds grace);
 
  private:
   /// A device that waits was left by a server, and could not be taken over yet.
@@ -133,7 +140,8 @@ class DeviceManager : public Attachments {
     std::shared_ptr<target::Throttle> throttle;
   };
 
-  /// Of an entry that exists.
+  /// Of an entry that exists: what it is, and with its errors.
+  static DeviceView PlainViewOf(const Entry& entry);
   static DeviceView ViewOf(const Entry& entry);
   std::optional<DeviceView> ViewOfForeign(uint32_t id);
 
@@ -178,7 +186,11 @@ class DeviceManager : public Attachments {
   void ForgetLeftover(const DeviceRecord& record, LogLevel level, absl::string_view why);
   void RemoveLeftover(const DeviceRecord& record);
   void Adopt(const DeviceRecord& record, const KernelDevice& known);
+  struct Round;
   bool RecoverWaiting();
+  void RunRound(Round& round);
+  void AbandonRound(Round& round);
+  bool WaitForRecoverers(absl::Duration limit);
   void Recover(uint32_t id);
   absl::Status TakeOver(DeviceRecord record);
   void CountRecovery(absl::Duration took);
@@ -190,7 +202,9 @@ class DeviceManager : public Attachments {
   void LookAtEnded(const Entry& entry);
   void SetReadiness(const absl::Status& status, const DriverInfo& driver);
   void WakeHousekeeper();
-  /// Stops the housekeeper; no call begins after this.
+  /// On a thread of its own, which waits for nothing but the clock.
+  void WatchDevices();
+  /// Stops the housekeeper and the watch; no call begins after this.
   void StopTakingCalls();
 
   const DeviceManagerOptions options_;
@@ -209,12 +223,15 @@ class DeviceManager : public Attachments {
       absl::UnavailableError("ublkd is starting: devices are being taken over; try again");
   DriverInfo driver_ ABSL_GUARDED_BY(mutex_);
   RecoveryStats recoveries_ ABSL_GUARDED_BY(mutex_);
+  /// Threads that take over; one may wait for its data as long as that does not answer.
+  size_t recoverers_ ABSL_GUARDED_BY(mutex_) = 0;
   bool looked_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   bool wake_ ABSL_GUARDED_BY(mutex_) = false;
-  /// `looked_`, `stopping_` or `wake_` changed.
+  /// `looked_`, `stopping_`, `wake_`, `recoverers_` or the devices changed.
   std::condition_variable changed_;
   std::thread housekeeper_;
+  std::thread watcher_;
 };
 
 }  // namespace ublkd::volume

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 
 #include "absl/strings/str_cat.h"
@@ -51,6 +52,7 @@ absl::Status DeviceManager::LookForLeftovers() {
     }
   }
   ForEachInParallel(leftovers, [this](const DeviceRecord& record) { LookAtLeftover(record); });
+  RecoverWaiting();
   return absl::OkStatus();
 }
 
@@ -87,7 +89,6 @@ void DeviceManager::LookAtLeftover(const DeviceRecord& record) {
   }
   if ((*known)->recoverable) {
     Adopt(record, **known);
-    Recover(id);
   } else {
     RemoveLeftover(record);
   }
@@ -136,19 +137,67 @@ std::optional<DeviceView> DeviceManager::ViewOfForeign(uint32_t id) {
   return view;
 }
 
+// Devices that are taken over at the same time, by some threads. When the data of one does not
+// answer, the others are not kept waiting, and its thread finishes whenever it can.
+struct DeviceManager::Round {
+  std::vector<uint32_t> ids;
+  std::atomic<size_t> next = 0;
+  // Both are guarded by the manager's mutex.
+  size_t running = 0;
+  bool abandoned = false;
+};
+
 // False when some still wait.
 bool DeviceManager::RecoverWaiting() {
+  constexpr size_t kMaxThreads = 16;
   const auto waiting = [this] {
-    const std::lock_guard lock(mutex_);
     std::vector<uint32_t> ids;
     for (const auto& [id, entry] : devices_) {
       if (entry.phase == Phase::kWaiting) ids.push_back(id);
     }
     return ids;
   };
-  std::vector<uint32_t> ids = waiting();
-  ForEachInParallel(ids, [this](uint32_t id) { Recover(id); });
+  const auto round = std::make_shared<Round>();
+  std::unique_lock lock(mutex_);
+  round->ids = waiting();
+  for (size_t i = 0; i < std::min(round->ids.size(), kMaxThreads); ++i) {
+    ++round->running;
+    ++recoverers_;
+    std::thread([this, round] { RunRound(*round); }).detach();
+  }
+  changed_.wait_for(lock, options_.recovery_limit,
+                    [&] { return round->running == 0 || stopping_; });
+  if (round->running > 0 && !stopping_) AbandonRound(*round);
   return waiting().empty();
+}
+
+void DeviceManager::RunRound(Round& round) {
+  for (size_t i = round.next++; i < round.ids.size(); i = round.next++) Recover(round.ids[i]);
+  const std::lock_guard lock(mutex_);
+  --round.running;
+  --recoverers_;
+  // Whether it worked or not: the next round sees to it.
+  if (round.abandoned) wake_ = true;
+  changed_.notify_all();
+}
+
+// With the mutex held.
+void DeviceManager::AbandonRound(Round& round) {
+  round.abandoned = true;
+  for (const uint32_t id : round.ids) {
+    const auto found = devices_.find(id);
+    if (found == devices_.end() || found->second.phase != Phase::kRecovering) continue;
+    DeviceView& view = found->second.view;
+    view.reason = "its data does not answer; it is taken over when it does";
+    LogError("data of a device does not answer: its users wait, and it is taken over when it does",
+             {{"device", id}, {"target", DescribeTarget(view.spec)}});
+  }
+}
+
+bool DeviceManager::WaitForRecoverers(absl::Duration limit) {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_for(lock, absl::ToChronoMilliseconds(limit),
+                           [this] { return recoverers_ == 0; });
 }
 
 void DeviceManager::Recover(uint32_t id) {

@@ -33,7 +33,7 @@ class ServedKernelDevice : public ServedDevice {
   bool live() const override { return device_->live(); }
   ublk::DeviceStats Stats() const override { return device_->Stats(); }
   absl::Status Stop(ublk::StopMode mode) override { return device_->Stop(mode); }
-  absl::Status Leave() override { return device_->Leave(); }
+  absl::Status Leave(absl::Time deadline) override { return device_->Leave(deadline); }
   absl::Status Resize(uint64_t size_bytes) override { return device_->Resize(size_bytes); }
   absl::StatusOr<uint64_t> AvailableBytes() const override { return device_->AvailableBytes(); }
 

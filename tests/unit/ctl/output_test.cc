@@ -63,6 +63,7 @@ path:             /dev/ublkb0
 number:           259:0
 state:            live
 server:           process 4711
+errors:           none
 target:           volume fast/db
 size:             10 GiB (10737418240 bytes)
 block size:       4 KiB
@@ -195,9 +196,32 @@ TEST_F(CtlOutput, OneDeviceAsJson) {
   "created_at": "2026-01-31T12:00:00Z",
   "reason": "",
   "foreign": false,
-  "server_pid": 4711
+  "server_pid": 4711,
+  "io_errors": [],
+  "oldest_request_seconds": 0
 }
 )"));
+}
+
+TEST_F(CtlOutput, ADeviceInTroubleSaysWhatIsWrong) {
+  v1::Device& device = state_.devices[0];
+  v1::IoErrors& writes = *device.add_io_errors();
+  writes.set_op("write");
+  writes.set_count(12);
+  writes.set_last_errno(28);
+  writes.set_last_error("No space left on device");
+  v1::IoErrors& reads = *device.add_io_errors();
+  reads.set_op("read");
+  reads.set_count(1);
+  reads.set_last_errno(5);
+  reads.set_last_error("Input/output error");
+  device.set_oldest_request_seconds(41.7);
+  const std::string text = Print({"device", "show", "0"});
+  EXPECT_THAT(text, testing::HasSubstr("errors:           12 write (last: No space left on device)"
+                                       ", 1 read (last: Input/output error)\n"));
+  EXPECT_THAT(text, testing::HasSubstr("oldest request:   waits for the target, 41 s\n"));
+  const Json json = Json::parse(Print({"device", "show", "0", "-o", "json"}));
+  EXPECT_EQ(json["io_errors"][0]["last_errno"], 28);
 }
 
 TEST_F(CtlOutput, OneVolumeAsJson) {

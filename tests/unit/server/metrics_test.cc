@@ -36,6 +36,7 @@ class MetricsTest : public DeviceFixture {
     writes.ios = 4;
     writes.bytes = 3 * 4096;
     writes.errors = 1;
+    writes.errors_by_kind[static_cast<size_t>(ublk::ErrorKind::kNoSpace)] = 1;
     writes.latency_buckets[0] = 3;
     writes.latency_buckets[ublk::kLatencyBucketCount - 1] = 1;
     writes.latency_sum_ns = 45'000'020'000;
@@ -43,6 +44,7 @@ class MetricsTest : public DeviceFixture {
     writes.throttled_ns = 2'500'000'000;
     stats.queues[1].ops[static_cast<size_t>(ublk::Op::kRead)].in_flight = 2;
     stats.queues[1].busy_ns = 1'500'000'000;
+    stats.queues[1].oldest_request_ns = 42'500'000'000;
     return stats;
   }
 
@@ -58,6 +60,9 @@ TEST_F(MetricsTest, ShowTheCountersOfEveryQueue) {
            "ublkd_queue_ios_total{volume_id=\"p/a\",queue=\"1\",op=\"write\"} 4\n",
            "ublkd_queue_bytes_total{volume_id=\"p/a\",queue=\"1\",op=\"write\"} 12288\n",
            "ublkd_queue_io_errors_total{volume_id=\"p/a\",queue=\"1\",op=\"write\"} 1\n",
+           "ublkd_io_errors_total{volume_id=\"p/a\",op=\"write\",error=\"ENOSPC\"} 1\n",
+           "ublkd_queue_oldest_request_seconds{volume_id=\"p/a\",queue=\"0\"} 0\n",
+           "ublkd_queue_oldest_request_seconds{volume_id=\"p/a\",queue=\"1\"} 42.5\n",
            "ublkd_queue_inflight{volume_id=\"p/a\",queue=\"0\"} 0\n",
            "ublkd_queue_inflight{volume_id=\"p/a\",queue=\"1\"} 2\n",
            "ublkd_queue_busy_seconds_total{volume_id=\"p/a\",queue=\"1\"} 1.5\n",
@@ -74,6 +79,7 @@ TEST_F(MetricsTest, ShowTheCountersOfEveryQueue) {
   }
   EXPECT_THAT(text, HasSubstr("# TYPE ublkd_io_latency_seconds histogram\n"));
   EXPECT_THAT(text, Not(HasSubstr("op=\"discard\""))) << "what never happened has no series";
+  EXPECT_THAT(text, Not(HasSubstr("error=\"EIO\"")));
   EXPECT_THAT(text, Not(HasSubstr("op=\"read\""))) << "what never ended has no series";
 }
 

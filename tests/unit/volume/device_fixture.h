@@ -74,6 +74,8 @@ class DeviceFixture : public ::testing::Test {
     options.boot_id = kThisBoot;
     options.driver_poll = std::chrono::milliseconds(5);
     options.recovery_poll = std::chrono::milliseconds(5);
+    options.recovery_limit = recovery_limit_;
+    options.watch_period = std::chrono::milliseconds(1);
     options.leave_devices = leave_devices_;
     devices_ = std::make_unique<DeviceManager>(options, factory_, *volumes_, *std::move(records));
     volumes_->SetAttachments(devices_.get());
@@ -109,6 +111,7 @@ class DeviceFixture : public ::testing::Test {
   }
 
   bool leave_devices_ = true;
+  std::chrono::milliseconds recovery_limit_{20'000};
   TempDir dir_;
   FakeDevices factory_;
   std::unique_ptr<VolumeManager> volumes_;

@@ -100,6 +100,30 @@ TEST_F(DeviceRecoveryTest, WhatCannotBeTakenOverWaitsAndIsTriedAgain) {
   EXPECT_EQ(devices_->Get(3)->reason, "");
 }
 
+TEST_F(DeviceRecoveryTest, DataThatDoesNotAnswerHoldsUpNobodyElse) {
+  for (const char* name : {"a", "b", "c"}) MakeVolume(name);
+  LeaveDevice(0, "p/a", -1);
+  LeaveDevice(1, "p/b", -1);
+  factory_.HoldRecovery(0, true);
+  recovery_limit_ = std::chrono::milliseconds(50);
+  Start();
+  EXPECT_TRUE(Eventually([&] { return IsLive(1); }));
+  EXPECT_THAT(devices_->Create(VolumeDevice("p/c")), IsOk()) << "calls are served";
+  const auto view = devices_->Get(0);
+  ASSERT_THAT(view, IsOk());
+  EXPECT_EQ(view->state, DeviceState::kRecovering);
+  EXPECT_THAT(view->reason, ::testing::HasSubstr("does not answer"));
+  EXPECT_THAT(devices_->Delete(0), Refused(StatusCode::kAborted, "busy"));
+
+  // It answers with an error, is tried again, and answers.
+  factory_.FailRecovery(absl::FailedPreconditionError("the file is shorter"));
+  factory_.HoldRecovery(0, false);
+  EXPECT_TRUE(Eventually([&] { return devices_->Get(0)->reason == "the file is shorter"; }));
+  factory_.FailRecovery(absl::OkStatus());
+  EXPECT_TRUE(Eventually([&] { return IsLive(0); }));
+  EXPECT_EQ(devices_->Get(0)->reason, "");
+}
+
 TEST_F(DeviceRecoveryTest, WhatWaitsIsDetachedUnlessItIsInUse) {
   MakeVolume("a");
   LeaveDevice(3, "p/a", -1);

@@ -100,6 +100,12 @@ class FakeDevices : public DeviceFactory {
     const std::lock_guard lock(mutex_);
     recovery_failure_ = std::move(status);
   }
+  /// While held, taking over waits inside, as opening a file on a hung disk would.
+  void HoldRecovery(uint32_t id, bool hold) {
+    const std::lock_guard lock(mutex_);
+    hold ? (void)held_recoveries_.insert(id) : (void)held_recoveries_.erase(id);
+    changed_.notify_all();
+  }
   /// OK, or why there is no driver.
   void SetState(absl::Status state) {
     const std::lock_guard lock(mutex_);
@@ -136,6 +142,11 @@ class FakeDevices : public DeviceFactory {
     } else {
       in_use_.erase(id);
     }
+  }
+  /// Its backend does not answer, so that it cannot be left.
+  void SetStuck(uint32_t id, bool stuck) {
+    const std::lock_guard lock(mutex_);
+    stuck ? (void)stuck_.insert(id) : (void)stuck_.erase(id);
   }
   void SetStats(uint32_t id, ublk::DeviceStats stats) {
     const std::lock_guard lock(mutex_);
@@ -180,10 +191,12 @@ class FakeDevices : public DeviceFactory {
   bool resizes_ = true;
   std::map<uint32_t, uint64_t> disk_bytes_;
   std::function<void()> on_resize_;
+  std::set<uint32_t> held_recoveries_;
   std::set<uint32_t> recoverable_;
   std::map<uint32_t, pid_t> kernel_;
   std::set<uint32_t> hidden_;
   std::set<uint32_t> in_use_;
+  std::set<uint32_t> stuck_;
   std::map<uint32_t, ublk::DeviceStats> stats_;
   std::map<uint32_t, std::function<void()>> unexpected_end_;
   std::vector<uint32_t> removed_;
@@ -246,9 +259,10 @@ class FakeDevices::Served : public ServedDevice {
     owner_.unexpected_end_.erase(id);
     return absl::OkStatus();
   }
-  absl::Status Leave() override {
+  absl::Status Leave(absl::Time /*deadline*/) override {
     const std::lock_guard lock(owner_.mutex_);
     const uint32_t id = *options_.id;
+    if (owner_.stuck_.count(id) != 0) return absl::DeadlineExceededError("its backend hangs");
     if (stopped_) return absl::OkStatus();
     if (owner_.recoverable_.count(id) == 0) return absl::FailedPreconditionError("it can't");
     stopped_ = true;
@@ -300,7 +314,8 @@ inline absl::StatusOr<std::shared_ptr<ServedDevice>> FakeDevices::Recover(
   ublk::DeviceOptions in_effect = options;
   in_effect.queues = 2;
   {
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return held_recoveries_.count(*options.id) == 0; });
     if (!recovery_failure_.ok()) return recovery_failure_;
     const uint64_t disk_bytes = disk_bytes_.emplace(*options.id, kLeftBytes).first->second;
     if (target->geometry().size_bytes < disk_bytes) {
