@@ -58,7 +58,7 @@ TEST_P(FilesystemTest, IsTheSameAfterItWasTakenAwayAndGivenBack) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Volumes, FilesystemTest,
-                         testing::Combine(testing::Values("ext4", "xfs"), testing::Values(1, 4)),
+                         testing::Values(std::tuple("ext4", 1), std::tuple("xfs", 4)),
                          [](const auto& test) {
                            return std::string(std::get<0>(test.param)) + "On" +
                                   std::to_string(std::get<1>(test.param)) + "Queues";
