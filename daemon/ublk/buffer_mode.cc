@@ -20,6 +20,7 @@ constexpr std::array<std::pair<BufferMode, absl::string_view>, 3> kNames = {{
 BufferMode BestMode(DataUse use) {
   switch (use) {
     case DataUse::kBytes:
+    case DataUse::kNothing:
       return BufferMode::kCopy;
     case DataUse::kCopies:
       return BufferMode::kUserCopy;
@@ -71,7 +72,7 @@ absl::StatusOr<BufferMode> ChooseBufferMode(std::optional<BufferMode> asked, Dat
   if (!asked.has_value()) {
     return Missing(best, offered).bits() == 0 ? best : BufferMode::kCopy;
   }
-  if (*asked != BufferMode::kCopy && *asked != best) {
+  if (*asked != BufferMode::kCopy && *asked != best && use != DataUse::kNothing) {
     return absl::FailedPreconditionError(absl::StrCat(
         "buffer mode ", BufferModeName(*asked), ": this target cannot be served in it; ask for ",
         best == BufferMode::kCopy ? "" : absl::StrCat(BufferModeName(best), " or "),

@@ -33,6 +33,8 @@ enum class DataUse : uint8_t {
   kCopies,
   /// It hands `Request::buffer` to operations of its ring, and nothing else: zero copy and copy.
   kForwards,
+  /// It answers without the data: any mode.
+  kNothing,
 };
 
 /// The mode that was asked for, else the cheapest that the target and the driver can do.

@@ -9,12 +9,14 @@ namespace {
 const Features kNone;
 const Features kOfAll(FeaturesOf(BufferMode::kUserCopy).bits() |
                       FeaturesOf(BufferMode::kZeroCopy).bits());
-constexpr DataUse kUses[] = {DataUse::kBytes, DataUse::kCopies, DataUse::kForwards};
+constexpr DataUse kUses[] = {DataUse::kBytes, DataUse::kCopies, DataUse::kForwards,
+                             DataUse::kNothing};
 
 TEST(BufferMode, TheCheapestThatTargetAndDriverCanDoIsChosen) {
   EXPECT_EQ(*ChooseBufferMode({}, DataUse::kForwards, kOfAll), BufferMode::kZeroCopy);
   EXPECT_EQ(*ChooseBufferMode({}, DataUse::kCopies, kOfAll), BufferMode::kUserCopy);
   EXPECT_EQ(*ChooseBufferMode({}, DataUse::kBytes, kOfAll), BufferMode::kCopy);
+  EXPECT_EQ(*ChooseBufferMode({}, DataUse::kNothing, kOfAll), BufferMode::kCopy);
   for (const DataUse use : kUses) {
     EXPECT_EQ(*ChooseBufferMode({}, use, kNone), BufferMode::kCopy);
   }
@@ -29,6 +31,14 @@ TEST(BufferMode, CopyCanAlwaysBeAskedFor) {
   for (const DataUse use : kUses) {
     EXPECT_EQ(*ChooseBufferMode(BufferMode::kCopy, use, kOfAll), BufferMode::kCopy);
   }
+}
+
+TEST(BufferMode, WhoNeverTouchesTheDataCanBeServedInAny) {
+  for (const BufferMode mode : {BufferMode::kCopy, BufferMode::kUserCopy, BufferMode::kZeroCopy}) {
+    EXPECT_EQ(*ChooseBufferMode(mode, DataUse::kNothing, kOfAll), mode);
+  }
+  EXPECT_EQ(ChooseBufferMode(BufferMode::kZeroCopy, DataUse::kNothing, kNone).status().code(),
+            absl::StatusCode::kFailedPrecondition);
 }
 
 TEST(BufferMode, AModeThatCannotBeIsRefusedWithTheReason) {

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "daemon/target/error.h"
 #include "daemon/target/file_target.h"
 #include "daemon/target/target.h"
 #include "tests/vm/engine/fixture.h"
@@ -198,6 +199,39 @@ TEST_F(BufferModeTest, ARequestWhosePagesCannotBeRegisteredWaitsForIt) {
   ASSERT_TRUE(device.ok()) << device.status();
   ASSERT_EQ((*device)->options().buffers, BufferMode::kZeroCopy);
   EXPECT_TRUE(Verify(**device));
+}
+
+TEST_F(BufferModeTest, ErrorsTakeTheDevicesPlaceInEveryMode) {
+  if (!control().features().Has(ublk::Feature::kUserRecoveryReissue)) {
+    GTEST_SKIP() << "devices end with their server";
+  }
+  const std::unique_ptr<char, decltype(&std::free)> page(
+      static_cast<char*>(std::aligned_alloc(4096, 8192)), &std::free);
+  for (const BufferMode mode : {BufferMode::kCopy, BufferMode::kUserCopy, BufferMode::kZeroCopy}) {
+    if (!Offers(mode)) continue;
+    SCOPED_TRACE(ublk::BufferModeName(mode));
+    const ublk::DeviceOptions options = {.queues = 2, .recoverable = true, .buffers = mode};
+    auto device = mode == BufferMode::kUserCopy
+                      ? ublk::Device::Create(control(), options,
+                                             *target::MakeDeviceTarget(CopyingTarget(kDiskBytes)))
+                      : ServeFile(MakeFile("disk", kDiskBytes), options);
+    ASSERT_TRUE(device.ok()) << device.status();
+    const UniqueFd disk(open((*device)->block_path().c_str(), O_RDWR | O_DIRECT | O_CLOEXEC));
+    ASSERT_TRUE(disk.valid());
+    ASSERT_TRUE((*device)->Leave().ok());
+
+    const auto look = control().GetParameters((*device)->id());
+    ASSERT_TRUE(look.ok()) << look.status();
+    device = ublk::Device::Recover(control(), {.id = (*device)->id()},
+                                   *target::MakeErrorTarget(look->geometry));
+    ASSERT_TRUE(device.ok()) << device.status();
+    EXPECT_EQ((*device)->options().buffers, mode);
+    std::fill_n(page.get(), 8192, 'x');
+    EXPECT_EQ(pread(disk.get(), page.get(), 8192, 0), -1);
+    EXPECT_EQ(errno, EIO);
+    EXPECT_EQ(pwrite(disk.get(), page.get(), 8192, 4096), -1);
+    EXPECT_EQ(errno, EIO);
+  }
 }
 
 TEST_F(BufferModeTest, AFileThatWasCutOffIsAnErrorAndNothingElse) {
