@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "daemon/base/fail_after.h"
 #include "daemon/base/size.h"
 #include "daemon/base/status.h"
 #include "daemon/ctl/command_tree.h"
@@ -28,6 +29,7 @@ constexpr char kGroupExamples[] =
 constexpr char kCreateExamples[] =
     R"EX(  ublkctl device create --volume fast/db
   ublkctl device create --file disk.img --read-only
+  ublkctl device create --volume fast/db --fail-after 5m
   ublkctl device create --null 1TiB --queues 4 --depth 64
   ublkctl device create --volume fast/db --iops-limit 5000 --bandwidth-limit 100MiB
   mkfs.ext4 "$(ublkctl device create --volume fast/db)")EX";
@@ -122,6 +124,7 @@ struct CreateOptions {
   bool read_only = false;
   std::string buffers;
   LimitOptions limits;
+  std::optional<uint32_t> fail_after_seconds;
 };
 
 absl::StatusOr<v1::CreateDeviceRequest> MakeRequest(const CreateOptions& options) {
@@ -155,6 +158,9 @@ absl::StatusOr<v1::CreateDeviceRequest> MakeRequest(const CreateOptions& options
     if (options.buffers == name) spec.set_buffer_mode(mode);
   }
   if (options.limits.any()) ApplyTo(*spec.mutable_limits(), options.limits);
+  if (options.fail_after_seconds.has_value()) {
+    spec.set_fail_after_seconds(*options.fail_after_seconds);
+  }
   return request;
 }
 
@@ -213,6 +219,19 @@ void AddCreate(CommandTree& tree, CLI::App* group) {
                    ->type_name("MODE"),
                {ValueKind::kChoice, buffers});
   AddLimitOptions(command, options->limits);
+  command
+      ->add_option_function<std::string>(
+          "--fail-after",
+          [options](const std::string& text) {
+            const absl::StatusOr<uint32_t> seconds = ParseFailAfter(text);
+            if (!seconds.ok()) {
+              throw CLI::ValidationError("--fail-after", std::string(seconds.status().message()));
+            }
+            options->fail_after_seconds = *seconds;
+          },
+          "How long users wait for a server that stays away before they get errors, such as 5m, "
+          "or wait: for ever; default is ublkd's")
+      ->type_name("TIME");
 }
 
 void AddList(CommandTree& tree, CLI::App* group) {

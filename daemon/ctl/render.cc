@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/time.h"
+#include "daemon/base/fail_after.h"
 #include "daemon/base/size.h"
 #include "daemon/base/version.h"
 
@@ -235,6 +236,9 @@ Details DeviceDetails(const v1::Device& device) {
   details.Add("largest request", FormatBytes(spec.max_io_bytes()));
   details.Add("buffers", Buffers(spec.buffer_mode()));
   details.Add("limits", DescribeLimits(spec.limits()));
+  if (spec.has_fail_after_seconds()) {
+    details.Add("fail after", FormatFailAfter(spec.fail_after_seconds()));
+  }
   details.Add("features", OrNothing(absl::StrJoin(device.features(), " ")));
   details.Add("created", Time(device.has_created_at(), device.created_at()));
   return details;
@@ -301,6 +305,7 @@ Details ServerDetails(const v1::ServerInfo& info) {
   details.Add("kernel", OrNothing(info.kernel()));
   details.Add("driver", info.driver_version().empty() ? "the kernel's own" : info.driver_version());
   details.Add("driver features", OrNothing(absl::StrJoin(info.driver_features(), " ")));
+  details.Add("guard", info.guard_connected() ? "connected" : "none");
   return details;
 }
 

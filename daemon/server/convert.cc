@@ -121,6 +121,9 @@ v1::DeviceSpec FromSpec(const volume::DeviceSpec& spec) {
   message.set_read_only(spec.read_only);
   message.set_buffer_mode(FromBufferMode(spec.buffers));
   if (spec.limits.has_value()) *message.mutable_limits() = FromLimits(*spec.limits);
+  if (spec.fail_after_seconds.has_value()) {
+    message.set_fail_after_seconds(*spec.fail_after_seconds);
+  }
   return message;
 }
 
@@ -208,6 +211,7 @@ absl::StatusOr<volume::DeviceSpec> ToDeviceSpec(const v1::DeviceSpec& message) {
   spec.read_only = message.read_only();
   UBLKD_ASSIGN_OR_RETURN(spec.buffers, ToBufferMode(message.buffer_mode()));
   if (message.has_limits()) spec.limits = ToLimits(message.limits());
+  if (message.has_fail_after_seconds()) spec.fail_after_seconds = message.fail_after_seconds();
   return spec;
 }
 

@@ -101,6 +101,7 @@ grpc::Status DeviceService::GetServerInfo(grpc::ServerContext* /*context*/,
   for (const std::string& feature : driver.features) response->add_driver_features(feature);
   response->set_ready(readiness.ok());
   if (!readiness.ok()) response->set_reason(std::string(readiness.message()));
+  response->set_guard_connected(devices_.guarded());
   return log.End(absl::OkStatus());
 }
 

@@ -242,6 +242,14 @@ MetricFamily DriverFamily(volume::DeviceManager& devices) {
   return family;
 }
 
+MetricFamily GuardFamily(const volume::DeviceManager& devices) {
+  MetricFamily family = Family("guard_connected", MetricType::Gauge,
+                               "1 when ublkd-guard is there, which ends the wait of devices with "
+                               "fail_after when ublkd stays away.");
+  AddGauge(family, {}, devices.guarded() ? 1 : 0);
+  return family;
+}
+
 }  // namespace
 
 KubernetesNames FindKubernetesNames(const volume::Labels& labels) {
@@ -274,6 +282,7 @@ std::vector<MetricFamily> Metrics::Collect() const {
   }
   all.push_back(BuildInfo());
   all.push_back(DriverFamily(devices_));
+  all.push_back(GuardFamily(devices_));
   for (MetricFamily& family : CollectProcessMetrics()) all.push_back(std::move(family));
   return all;
 }

@@ -66,6 +66,14 @@ void AddFlags(CLI::App& app, Flags& flags) {
                  "\"stop\" them")
       ->check(CLI::IsMember({"leave", "stop"}))
       ->capture_default_str();
+  app.add_option(
+         "--fail-after", flags.fail_after,
+         "How long users of a device that says nothing else wait for a server that stays "
+         "away, such as 5m, before ublkd-guard answers them with errors; \"wait\": for ever")
+      ->type_name("TIME")
+      ->capture_default_str();
+  app.add_option("--guard-socket", flags.guard_socket,
+                 "Unix socket of ublkd-guard; default guard.sock in the --state-dir");
   app.add_option("--shutdown-grace-ms", flags.shutdown_grace_ms,
                  "How long devices in use are waited for at the end, before they are stopped by "
                  "force, when they are not left")

@@ -22,6 +22,9 @@ struct Flags {
   std::string metrics_address = "127.0.0.1:9500";
   uint32_t default_queues = 0;
   std::string on_stop = "leave";
+  std::string fail_after = "wait";
+  /// Empty: in the state folder.
+  std::string guard_socket;
   uint32_t shutdown_grace_ms = 5000;
   uint32_t stuck_request_ms = 30000;
   std::string log_level = "info";

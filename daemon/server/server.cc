@@ -12,6 +12,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "daemon/base/fail_after.h"
 #include "daemon/base/file.h"
 #include "daemon/base/log.h"
 #include "daemon/base/status.h"
@@ -100,6 +101,12 @@ absl::Status Server::OpenDevices(volume::DeviceFactory& factory) {
     options.watch.stuck_after = absl::Milliseconds(flags_.stuck_request_ms);
   }
   options.leave_devices = flags_.on_stop == kLeave;
+  const absl::StatusOr<uint32_t> fail_after = ParseFailAfter(flags_.fail_after);
+  if (!fail_after.ok()) return Annotate(fail_after.status(), "--fail-after");
+  options.fail_after_seconds = *fail_after;
+  guard_ = std::make_unique<volume::GuardLink>(
+      flags_.guard_socket.empty() ? volume::GuardSocketOf(flags_.state_dir) : flags_.guard_socket);
+  options.guard = guard_.get();
   UBLKD_ASSIGN_OR_RETURN(volume::DeviceRecords records,
                          volume::DeviceRecords::Open(absl::StrCat(flags_.state_dir, "/devices")));
   devices_ =
@@ -141,7 +148,9 @@ absl::Status Server::StartRpc() {
   builder.RegisterService(volume_service_.get());
   builder.RegisterService(device_service_.get());
   UBLKD_ASSIGN_OR_RETURN(rpc_, RpcServer::Start(builder, flags_.socket));
-  // Only now, so that a server that cannot have its socket touches no device.
+  // Only now, so that a server that cannot have its socket touches no device, nor has the guard let
+  // go of one.
+  guard_->Start();
   devices_->Start();
   return absl::OkStatus();
 }

@@ -12,6 +12,7 @@
 #include "daemon/server/options.h"
 #include "daemon/server/volume_service.h"
 #include "daemon/volume/device_manager.h"
+#include "daemon/volume/guard_link.h"
 #include "daemon/volume/volume_manager.h"
 
 namespace ublkd::server {
@@ -51,6 +52,7 @@ class Server {
   const Flags flags_;
   // In the order in which they depend on one another; they end in the other order.
   std::unique_ptr<volume::VolumeManager> volumes_;
+  std::unique_ptr<volume::GuardLink> guard_;
   std::unique_ptr<volume::DeviceManager> devices_;
   std::unique_ptr<VolumeService> volume_service_;
   std::unique_ptr<DeviceService> device_service_;

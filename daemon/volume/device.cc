@@ -9,6 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "daemon/base/fail_after.h"
 #include "daemon/base/size.h"
 #include "daemon/base/status.h"
 #include "daemon/ublk/device.h"
@@ -196,6 +197,13 @@ absl::Status CheckSameDevice(const DeviceSpec& effective, const DeviceSpec& requ
     return absl::AlreadyExistsError(
         absl::StrCat(DescribeTarget(effective), " is attached as ", BlockPath(*effective.id),
                      " with another buffer mode than ", ublk::BufferModeName(*request.buffers),
+                     "; delete that device first"));
+  }
+  if (request.fail_after_seconds.has_value() &&
+      request.fail_after_seconds != effective.fail_after_seconds) {
+    return absl::AlreadyExistsError(
+        absl::StrCat(DescribeTarget(effective), " is attached as ", BlockPath(*effective.id),
+                     " with another fail_after than ", FormatFailAfter(*request.fail_after_seconds),
                      "; delete that device first"));
   }
   if (effective.read_only == request.read_only) return absl::OkStatus();

@@ -43,6 +43,8 @@ struct DeviceSpec {
   /// In a request nullopt leaves them as they are: there are none at first. A burst of 0 is that of
   /// target::CompleteLimits.
   std::optional<target::IoLimits> limits = {};
+  /// How long its users wait for a server that stays away before they get errors; 0: for ever.
+  std::optional<uint32_t> fail_after_seconds = {};
 };
 
 enum class DeviceState {

@@ -34,8 +34,8 @@ struct KernelDevice {
   /// It has a disk that outlives its server.
   bool recoverable = false;
   DeviceState state = DeviceState::kFailed;
-  /// What follows is 0 without a disk.
-  uint64_t size_bytes = 0;
+  /// What follows is empty without a disk.
+  ublk::Geometry geometry;
   dev_t disk = 0;
 };
 
@@ -77,6 +77,9 @@ class DeviceFactory {
   virtual absl::StatusOr<std::vector<uint32_t>> Ids() = 0;
   /// nullopt when the kernel has no device of that id.
   virtual absl::StatusOr<std::optional<KernelDevice>> Find(uint32_t id) = 0;
+  /// FAILED_PRECONDITION says who has the disk open or mounted, as far as that can be seen from
+  /// this process's PID namespace.
+  virtual absl::Status CheckUnused(uint32_t id) = 0;
   /// Removes a device that nobody serves from the kernel. FAILED_PRECONDITION it is in use, when
   /// that matters, else DEADLINE_EXCEEDED: it then goes with the last user.
   virtual absl::Status Remove(uint32_t id, ublk::StopMode mode) = 0;

@@ -84,6 +84,7 @@ void DeviceManager::WakeHousekeeper() {
 }
 
 void DeviceManager::KeepHouse() {
+  if (options_.guard != nullptr) options_.guard->WaitUntilClear(options_.guard_patience);
   for (;;) {
     const bool ready = LookForDriver();
     LookForEnded();

@@ -242,6 +242,7 @@ absl::StatusOr<DeviceView> DeviceManager::Attach(const Plan& plan, uint32_t id,
   record.boot_id = options_.boot_id;
   record.server_pid = getpid();
   record.created_at = absl::Now();
+  FillInFailAfter(record);
   // Before the driver hears of the device: a kill from here on leaves nothing unknown.
   UBLKD_RETURN_IF_ERROR(records_.Write(record));
   FailPoint("create.recorded");
@@ -273,6 +274,10 @@ void DeviceManager::FillInEffective(DeviceRecord& record, const ServedDevice& de
   record.spec.buffers = in_effect.buffers;
 }
 
+void DeviceManager::FillInFailAfter(DeviceRecord& record) const {
+  record.fail_after_seconds = record.spec.fail_after_seconds.value_or(options_.fail_after_seconds);
+}
+
 // Shows a device that is live.
 DeviceView DeviceManager::Publish(const Plan& plan, const DeviceRecord& record,
                                   const std::shared_ptr<ServedDevice>& device) {
@@ -282,6 +287,7 @@ DeviceView DeviceManager::Publish(const Plan& plan, const DeviceRecord& record,
   view.major = device->major();
   view.minor = device->minor();
   view.spec = record.spec;
+  view.spec.fail_after_seconds = record.fail_after_seconds;
   view.size_bytes = device->geometry().size_bytes;
   view.features = device->features().Names();
   view.created_at = record.created_at;
@@ -295,6 +301,7 @@ DeviceView DeviceManager::Publish(const Plan& plan, const DeviceRecord& record,
     entry.throttle = plan.throttle;
     changed_.notify_all();
   }
+  WarnIfUnguarded(record);
   // It may have ended before the housekeeper could know it.
   if (!device->live()) WakeHousekeeper();
   return view;

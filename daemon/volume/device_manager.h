@@ -24,6 +24,7 @@
 #include "daemon/volume/device_factory.h"
 #include "daemon/volume/device_record.h"
 #include "daemon/volume/device_watch.h"
+#include "daemon/volume/guard_link.h"
 #include "daemon/volume/in_flight.h"
 #include "daemon/volume/volume_manager.h"
 
@@ -47,6 +48,12 @@ struct DeviceManagerOptions {
   std::chrono::milliseconds leave_limit{5000};
   /// At the end, devices that outlive their server are left to the next one.
   bool leave_devices = true;
+  /// Of devices that name none.
+  uint32_t fail_after_seconds = 0;
+  /// Outlives the manager; null where there shall be none.
+  GuardLink* guard = nullptr;
+  /// How long a guard may take to let go of the devices of the server before.
+  absl::Duration guard_patience = GuardLink::kPatience;
 };
 
 /// How the devices of earlier servers were taken over.
@@ -113,6 +120,9 @@ class DeviceManager : public Attachments {
 
   RecoveryStats Recoveries() const;
 
+  /// ublkd-guard is there. Never waits.
+  bool guarded() const { return options_.guard != nullptr && options_.guard->connected(); }
+
   /// Takes no more calls and leaves the devices to the next server, or stops them: those in use are
   /// given `grace`, logged and then stopped by force.
   ///
@@ -159,6 +169,7 @@ class DeviceManager : public Attachments {
   absl::StatusOr<DeviceView> Attach(const Plan& plan, uint32_t id,
                                     std::unique_ptr<ublk::DeviceTarget> target);
   static void FillInEffective(DeviceRecord& record, const ServedDevice& device);
+  void FillInFailAfter(DeviceRecord& record) const;
   DeviceView Publish(const Plan& plan, const DeviceRecord& record,
                      const std::shared_ptr<ServedDevice>& device);
   void GiveIdBack(uint32_t id);
@@ -194,6 +205,8 @@ class DeviceManager : public Attachments {
   void Recover(uint32_t id);
   absl::Status TakeOver(DeviceRecord record);
   void CountRecovery(absl::Duration took);
+  bool GuardHolds() const;
+  void WarnIfUnguarded(const DeviceRecord& record);
 
   // The housekeeping thread (device_housekeeping.cc).
   void KeepHouse();
@@ -228,6 +241,7 @@ class DeviceManager : public Attachments {
   bool looked_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   bool wake_ ABSL_GUARDED_BY(mutex_) = false;
+  bool warned_unguarded_ ABSL_GUARDED_BY(mutex_) = false;
   /// `looked_`, `stopping_`, `wake_`, `recoverers_` or the devices changed.
   std::condition_variable changed_;
   std::thread housekeeper_;

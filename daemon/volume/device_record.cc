@@ -80,6 +80,12 @@ absl::StatusOr<target::IoLimits> DecodeLimits(const Json& json) {
   return limits;
 }
 
+/// Records of an ublkd that knew of no guard have no such field.
+absl::Status DecodeFailAfter(const Json& json, std::optional<uint32_t>& seconds) {
+  if (!json.contains("fail_after_seconds")) return absl::OkStatus();
+  return DecodeNumber(json, "fail_after_seconds", seconds.emplace());
+}
+
 absl::Status DecodeSpec(const Json& json, DeviceSpec& spec) {
   UBLKD_ASSIGN_OR_RETURN(const Json target, ObjectField(json, "target"));
   UBLKD_RETURN_IF_ERROR(DecodeTarget(target, spec));
@@ -88,6 +94,7 @@ absl::Status DecodeSpec(const Json& json, DeviceSpec& spec) {
   UBLKD_RETURN_IF_ERROR(DecodeNumber(json, "max_io_bytes", spec.max_io_bytes));
   UBLKD_RETURN_IF_ERROR(DecodeNumber(json, "logical_block_bytes", spec.logical_block_bytes));
   UBLKD_ASSIGN_OR_RETURN(spec.read_only, TruthField(json, "read_only"));
+  UBLKD_RETURN_IF_ERROR(DecodeFailAfter(json, spec.fail_after_seconds));
   UBLKD_RETURN_IF_ERROR(DecodeBuffers(json, spec));
   spec.limits = target::IoLimits();
   if (!json.contains("limits")) return absl::OkStatus();
@@ -129,6 +136,10 @@ std::string EncodeDeviceRecord(const DeviceRecord& record) {
     json["spec"]["buffers"] = std::string(ublk::BufferModeName(*record.spec.buffers));
   }
   if (limits.limited()) json["spec"]["limits"] = EncodeLimits(limits);
+  if (record.spec.fail_after_seconds.has_value()) {
+    json["spec"]["fail_after_seconds"] = *record.spec.fail_after_seconds;
+  }
+  if (record.fail_after_seconds != 0) json["fail_after_seconds"] = record.fail_after_seconds;
   return DumpRecord(json);
 }
 
@@ -142,6 +153,9 @@ absl::StatusOr<DeviceRecord> DecodeDeviceRecord(absl::string_view text) {
   record.spec.id = id;
   UBLKD_ASSIGN_OR_RETURN(const Json spec, ObjectField(json, "spec"));
   UBLKD_RETURN_IF_ERROR(DecodeSpec(spec, record.spec));
+  std::optional<uint32_t> fail_after_seconds;
+  UBLKD_RETURN_IF_ERROR(DecodeFailAfter(json, fail_after_seconds));
+  record.fail_after_seconds = fail_after_seconds.value_or(0);
   UBLKD_ASSIGN_OR_RETURN(record.flags, NumberField(json, "flags"));
   UBLKD_ASSIGN_OR_RETURN(record.boot_id, TextField(json, "boot_id"));
   UBLKD_RETURN_IF_ERROR(DecodeNumber(json, "server_pid", server_pid));
@@ -154,6 +168,11 @@ absl::StatusOr<DeviceRecord> DecodeDeviceRecord(absl::string_view text) {
 absl::StatusOr<DeviceRecords> DeviceRecords::Open(const std::string& path) {
   UBLKD_RETURN_IF_ERROR(MakeDirectories(path, kFolderMode));
   UBLKD_ASSIGN_OR_RETURN(OwnedDirectory directory, OwnedDirectory::Open(path));
+  return DeviceRecords(std::move(directory));
+}
+
+absl::StatusOr<DeviceRecords> DeviceRecords::OpenToRead(const std::string& path) {
+  UBLKD_ASSIGN_OR_RETURN(OwnedDirectory directory, OwnedDirectory::OpenToRead(path));
   return DeviceRecords(std::move(directory));
 }
 

@@ -27,8 +27,10 @@ inline constexpr uint32_t kOldestDeviceRecordVersion = 2;
 /// What is on disk about a device before the driver hears of it, so that a killed server leaves no
 /// device that nobody knows.
 struct DeviceRecord {
-  /// In effect; `spec.id` is set.
+  /// In effect; `spec.id` is set. `spec.fail_after_seconds` is as it was asked for.
   DeviceSpec spec;
+  /// In effect; what ublkd-guard goes by.
+  uint32_t fail_after_seconds = 0;
   /// Feature bits of the device; 0 until the driver has granted them.
   uint64_t flags = 0;
   /// Of the boot in which the device was made; ids mean nothing in another one.
@@ -50,6 +52,8 @@ class DeviceRecords {
  public:
   /// Makes the folder when it is not there; FAILED_PRECONDITION when another ublkd uses it.
   static absl::StatusOr<DeviceRecords> Open(const std::string& path);
+  /// To Load only, beside the ublkd that uses the folder. NOT_FOUND when there is none.
+  static absl::StatusOr<DeviceRecords> OpenToRead(const std::string& path);
 
   /// All records by id; a record that cannot be read is an error in its place.
   absl::StatusOr<std::map<uint32_t, absl::StatusOr<DeviceRecord>>> Load() const;

@@ -31,7 +31,7 @@ DeviceView ViewOfKernel(uint32_t id, const KernelDevice& known) {
   view.major = ::major(known.disk);
   view.minor = ::minor(known.disk);
   view.state = known.state;
-  view.size_bytes = known.size_bytes;
+  view.size_bytes = known.geometry.size_bytes;
   view.server_pid = std::max(known.server_pid, 0);
   return view;
 }
@@ -82,8 +82,9 @@ void DeviceManager::LookAtLeftover(const DeviceRecord& record) {
   // Nobody else holds the lock of the records, so the process that wrote this one is dead, even if
   // its number was given to another meanwhile (in a new container it is often our own).
   const pid_t server = (*known)->server_pid;
-  const bool of_the_dead = server <= 0 || server == record.server_pid || server == getpid();
-  if (!of_the_dead && IsAlive(server)) {
+  const bool of_the_dead = server <= 0 || server == record.server_pid || server == getpid() ||
+                           (*known)->state == DeviceState::kQuiesced;
+  if (!of_the_dead && !GuardHolds() && IsAlive(server)) {
     return ForgetLeftover(record, LogLevel::kWarning,
                           "id of a lost device is used by another server: left alone");
   }
@@ -117,12 +118,13 @@ void DeviceManager::Adopt(const DeviceRecord& record, const KernelDevice& known)
   entry.record = record;
   // It may have grown after its record was written.
   if (auto* null = std::get_if<NullSpec>(&entry.record.spec.target)) {
-    null->size_bytes = known.size_bytes;
+    null->size_bytes = known.geometry.size_bytes;
   }
   entry.view = ViewOfKernel(*record.spec.id, known);
   entry.view.state = DeviceState::kQuiesced;
   entry.view.server_pid = 0;
   entry.view.spec = entry.record.spec;
+  entry.view.spec.fail_after_seconds = record.fail_after_seconds;
   entry.view.features = ublk::Features(record.flags).Names();
   entry.view.created_at = record.created_at;
   const std::lock_guard lock(mutex_);
@@ -242,6 +244,7 @@ absl::Status DeviceManager::TakeOver(DeviceRecord record) {
   UBLKD_ASSIGN_OR_RETURN(const std::shared_ptr<ServedDevice> device,
                          factory_.Recover(options, std::move(target)));
   FillInEffective(record, *device);
+  FillInFailAfter(record);
   FailPoint("recover.live");
   record.server_pid = getpid();
   ++record.generation;
@@ -271,6 +274,26 @@ void DeviceManager::CountRecovery(absl::Duration took) {
     ++recoveries_.buckets[i];
     break;
   }
+}
+
+// A guard may be there that has not let go of what it serves.
+bool DeviceManager::GuardHolds() const {
+  if (options_.guard == nullptr) return false;
+  const GuardLink::State state = options_.guard->state();
+  return state == GuardLink::State::kAsked || state == GuardLink::State::kUnknown;
+}
+
+// Once: more lines would say nothing new.
+void DeviceManager::WarnIfUnguarded(const DeviceRecord& record) {
+  if (record.fail_after_seconds == 0 || guarded()) return;
+  {
+    const std::lock_guard lock(mutex_);
+    if (std::exchange(warned_unguarded_, true)) return;
+  }
+  LogWarning(
+      "no ublkd-guard is there: users of devices with fail_after wait for ever as well; "
+      "run ublkd-guard with the same --state-dir",
+      {{"device", *record.spec.id}, {"fail_after_seconds", record.fail_after_seconds}});
 }
 
 RecoveryStats DeviceManager::Recoveries() const {

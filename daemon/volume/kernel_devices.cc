@@ -100,9 +100,15 @@ absl::StatusOr<std::optional<KernelDevice>> KernelDevices::Find(uint32_t id) {
   if (info->state == ublk::DeviceState::kQuiesced) device.state = DeviceState::kQuiesced;
   device.recoverable = info->features.Has(ublk::Feature::kUserRecoveryReissue);
   UBLKD_ASSIGN_OR_RETURN(const ublk::Parameters parameters, control->GetParameters(id));
-  device.size_bytes = parameters.geometry.size_bytes;
+  device.geometry = parameters.geometry;
   device.disk = parameters.block_device;
   return device;
+}
+
+absl::Status KernelDevices::CheckUnused(uint32_t id) {
+  UBLKD_ASSIGN_OR_RETURN(const auto device, Find(id));
+  if (!device.has_value() || device->disk == 0) return absl::OkStatus();
+  return ublk::ClaimUnusedDisk(BlockPath(id), device->disk).status();
 }
 
 absl::Status KernelDevices::Remove(uint32_t id, ublk::StopMode mode) {

@@ -23,6 +23,7 @@ class KernelDevices : public DeviceFactory {
   absl::StatusOr<DriverInfo> Driver() override;
   absl::StatusOr<std::vector<uint32_t>> Ids() override;
   absl::StatusOr<std::optional<KernelDevice>> Find(uint32_t id) override;
+  absl::Status CheckUnused(uint32_t id) override;
   absl::Status Remove(uint32_t id, ublk::StopMode mode) override;
   absl::StatusOr<std::shared_ptr<ServedDevice>> Create(
       const ublk::DeviceOptions& options, std::unique_ptr<ublk::DeviceTarget> target) override;

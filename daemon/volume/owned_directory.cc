@@ -44,7 +44,7 @@ absl::Status CheckOwner(int folder, const std::string& path) {
 
 }  // namespace
 
-absl::StatusOr<OwnedDirectory> OwnedDirectory::Open(const std::string& path) {
+absl::StatusOr<OwnedDirectory> OwnedDirectory::OpenToRead(const std::string& path) {
   if (!absl::StartsWith(path, "/")) {
     return absl::InvalidArgumentError(
         absl::StrCat("cannot use \"", path, "\": the path is relative; give an absolute one"));
@@ -52,12 +52,16 @@ absl::StatusOr<OwnedDirectory> OwnedDirectory::Open(const std::string& path) {
   UBLKD_ASSIGN_OR_RETURN(std::string real, Canonical(path));
   UBLKD_ASSIGN_OR_RETURN(UniqueFd folder, OpenFile(real, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
   UBLKD_RETURN_IF_ERROR(CheckOwner(folder.get(), real));
-  if (flock(folder.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK) return ErrnoStatus(errno, absl::StrCat("cannot lock ", real));
-    return absl::FailedPreconditionError(
-        absl::StrCat("cannot use ", real, ": another ublkd uses it; stop that one first"));
-  }
   return OwnedDirectory(std::move(real), std::move(folder));
+}
+
+absl::StatusOr<OwnedDirectory> OwnedDirectory::Open(const std::string& path) {
+  UBLKD_ASSIGN_OR_RETURN(OwnedDirectory directory, OpenToRead(path));
+  if (flock(directory.fd(), LOCK_EX | LOCK_NB) == 0) return directory;
+  if (errno != EWOULDBLOCK)
+    return ErrnoStatus(errno, absl::StrCat("cannot lock ", directory.path()));
+  return absl::FailedPreconditionError(absl::StrCat(
+      "cannot use ", directory.path(), ": another ublkd uses it; stop that one first"));
 }
 
 std::string OwnedDirectory::PathOf(absl::string_view name) const {

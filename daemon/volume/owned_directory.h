@@ -22,6 +22,8 @@ class OwnedDirectory {
   /// NOT_FOUND when there is no such folder, INVALID_ARGUMENT for a relative path,
   /// FAILED_PRECONDITION when other users may write there or another ublkd uses it.
   static absl::StatusOr<OwnedDirectory> Open(const std::string& path);
+  /// To look into another's folder: it is not locked.
+  static absl::StatusOr<OwnedDirectory> OpenToRead(const std::string& path);
 
   const std::string& path() const { return path_; }
   std::string PathOf(absl::string_view name) const;
@@ -51,7 +53,7 @@ class OwnedDirectory {
       : path_(std::move(path)), folder_(std::move(folder)) {}
 
   std::string path_;
-  // Holds the lock that keeps another ublkd away.
+  // Holds the lock that keeps another ublkd away, unless it was opened to read.
   UniqueFd folder_;
 };
 

@@ -28,6 +28,7 @@ constexpr char kDevices[] = R"pb(
       logical_block_bytes: 4096
       limits {}
       buffer_mode: BUFFER_MODE_COPY
+      fail_after_seconds: 90
     }
     size_bytes: 10737418240
     features: "USER_COPY"
@@ -126,7 +127,8 @@ constexpr char kInfo[] = R"pb(
   driver_version: "0.1.0"
   driver_features: "CMD_IOCTL_ENCODE"
   driver_features: "USER_RECOVERY"
-  ready: true)pb";
+  ready: true
+  guard_connected: true)pb";
 
 template <typename Message>
 Message Parse(const char* text) {

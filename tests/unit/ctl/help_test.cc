@@ -53,7 +53,7 @@ INSTANTIATE_TEST_SUITE_P(
               {"--volume POOL/NAME", "--file PATH", "--null SIZE", "--queues N", "--depth N",
                "--block-size SIZE", "--read-only", "--buffers MODE", "--id N", "--max-io SIZE",
                "--iops-limit N", "--iops-burst N", "--bandwidth-limit SIZE",
-               "--bandwidth-burst SIZE"}},
+               "--bandwidth-burst SIZE", "--fail-after TIME"}},
         Level{{"device", "limit"},
               {"DEVICE", "--iops-limit N", "--iops-burst N", "--bandwidth-limit SIZE",
                "--bandwidth-burst SIZE", "--none"}},

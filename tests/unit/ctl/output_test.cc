@@ -72,6 +72,7 @@ queues:           2, each 128 deep
 largest request:  512 KiB
 buffers:          copy
 limits:           none
+fail after:       1m30s
 features:         USER_COPY CMD_IOCTL_ENCODE
 created:          2026-01-31 12:00:00Z
 )"));
@@ -130,6 +131,7 @@ ublkctl:          0.1.0
 kernel:           6.1.0-40-cloud-amd64
 driver:           0.1.0
 driver features:  CMD_IOCTL_ENCODE USER_RECOVERY
+guard:            connected
 )"));
 }
 
@@ -186,7 +188,8 @@ TEST_F(CtlOutput, OneDeviceAsJson) {
       "bytes_per_second": "0",
       "burst_bytes": "0"
     },
-    "buffer_mode": "BUFFER_MODE_COPY"
+    "buffer_mode": "BUFFER_MODE_COPY",
+    "fail_after_seconds": 90
   },
   "size_bytes": "10737418240",
   "features": [
@@ -293,7 +296,8 @@ TEST_F(CtlOutput, TheServerAsJson) {
     "USER_RECOVERY"
   ],
   "ready": true,
-  "reason": ""
+  "reason": "",
+  "guard_connected": true
 }
 )"));
 }

@@ -40,22 +40,36 @@ TEST_F(CtlRequest, EveryOptionOfADeviceIsSent) {
   expected.set_logical_block_bytes(4096);
   expected.set_read_only(true);
   expected.set_buffer_mode(v1::BUFFER_MODE_COPY);
+  expected.set_fail_after_seconds(300);
   expected.mutable_limits()->set_iops(5000);
   expected.mutable_limits()->set_burst_ios(9000);
   expected.mutable_limits()->set_bytes_per_second(100 << 20);
   expected.mutable_limits()->set_burst_bytes(1 << 30);
-  const v1::DeviceSpec sent = Spec({"--null",       "10GiB",
-                                    "--id",         "7",
-                                    "--queues",     "4",
-                                    "--depth",      "64",
-                                    "--max-io",     "1MiB",
-                                    "--block-size", "4KiB",
-                                    "--read-only",  "--iops-limit",
-                                    "5000",         "--iops-burst",
-                                    "9000",         "--bandwidth-limit",
-                                    "100MiB",       "--bandwidth-burst",
-                                    "1GiB",         "--buffers",
-                                    "copy"});
+  const v1::DeviceSpec sent = Spec({"--null",
+                                    "10GiB",
+                                    "--id",
+                                    "7",
+                                    "--queues",
+                                    "4",
+                                    "--depth",
+                                    "64",
+                                    "--max-io",
+                                    "1MiB",
+                                    "--block-size",
+                                    "4KiB",
+                                    "--read-only",
+                                    "--iops-limit",
+                                    "5000",
+                                    "--iops-burst",
+                                    "9000",
+                                    "--bandwidth-limit",
+                                    "100MiB",
+                                    "--bandwidth-burst",
+                                    "1GiB",
+                                    "--buffers",
+                                    "copy",
+                                    "--fail-after",
+                                    "5m"});
   EXPECT_TRUE(MessageDifferencer::Equals(sent, expected)) << sent.DebugString();
 }
 
@@ -84,6 +98,12 @@ TEST_F(CtlRequest, LimitsThatAreNotNamedStay) {
 TEST_F(CtlRequest, IdZeroIsNotTheSameAsNoId) {
   EXPECT_TRUE(Spec({"--null", "1MiB", "--id", "0"}).has_id());
   EXPECT_FALSE(Spec({"--null", "1MiB"}).has_id());
+}
+
+TEST_F(CtlRequest, ToWaitForEverIsNotTheSameAsToSayNothing) {
+  EXPECT_EQ(Spec({"--null", "1MiB", "--fail-after", "wait"}).fail_after_seconds(), 0u);
+  EXPECT_TRUE(Spec({"--null", "1MiB", "--fail-after", "wait"}).has_fail_after_seconds());
+  EXPECT_FALSE(Spec({"--null", "1MiB"}).has_fail_after_seconds());
 }
 
 TEST_F(CtlRequest, ARelativeFileIsSentAsAnAbsolutePath) {

@@ -77,6 +77,9 @@ class DeviceFixture : public ::testing::Test {
     options.recovery_limit = recovery_limit_;
     options.watch_period = std::chrono::milliseconds(1);
     options.leave_devices = leave_devices_;
+    options.fail_after_seconds = fail_after_seconds_;
+    options.guard = guard_;
+    options.guard_patience = absl::Milliseconds(5);
     devices_ = std::make_unique<DeviceManager>(options, factory_, *volumes_, *std::move(records));
     volumes_->SetAttachments(devices_.get());
     devices_->Start();
@@ -112,6 +115,8 @@ class DeviceFixture : public ::testing::Test {
 
   bool leave_devices_ = true;
   std::chrono::milliseconds recovery_limit_{20'000};
+  uint32_t fail_after_seconds_ = 0;
+  GuardLink* guard_ = nullptr;
   TempDir dir_;
   FakeDevices factory_;
   std::unique_ptr<VolumeManager> volumes_;

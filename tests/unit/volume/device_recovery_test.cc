@@ -3,6 +3,7 @@
 // Disks that outlive their server: left at its end, taken over by the next one.
 #include <gtest/gtest.h>
 
+#include "daemon/base/unix_socket.h"
 #include "tests/unit/volume/device_fixture.h"
 
 namespace ublkd::volume {
@@ -209,6 +210,63 @@ TEST_F(DeviceRecoveryTest, DevicesAreStoppedAtTheEndIfThatIsWanted) {
   devices_->Shutdown(std::chrono::milliseconds(0));
   EXPECT_THAT(factory_.kernel(), IsEmpty());
   EXPECT_THAT(Records(), IsEmpty());
+}
+
+TEST_F(DeviceRecoveryTest, HowLongUsersWaitIsTheDevicesOrTheServersChoice) {
+  fail_after_seconds_ = 300;
+  Start();
+  DeviceSpec own = NullDevice();
+  own.fail_after_seconds = 0;
+  ASSERT_THAT(devices_->Create(own), IsOk());
+  const auto plain = devices_->Create(NullDevice());
+  ASSERT_THAT(plain, IsOk());
+  EXPECT_EQ(plain->spec.fail_after_seconds, 300u);
+  EXPECT_EQ(RecordOf(0).fail_after_seconds, 0u);
+  EXPECT_EQ(RecordOf(1).fail_after_seconds, 300u);
+  // The next server may have another default.
+  fail_after_seconds_ = 60;
+  Start();
+  EXPECT_EQ(RecordOf(0).fail_after_seconds, 0u);
+  EXPECT_EQ(RecordOf(1).fail_after_seconds, 60u);
+  EXPECT_EQ(devices_->Get(1)->spec.fail_after_seconds, 60u);
+}
+
+TEST_F(DeviceRecoveryTest, AttachingAgainWithAnotherFailAfterIsRefused) {
+  MakeVolume("a");
+  Start();
+  DeviceSpec spec = VolumeDevice("p/a");
+  spec.fail_after_seconds = 5;
+  ASSERT_THAT(devices_->Create(spec), IsOk());
+  EXPECT_THAT(devices_->Create(spec), IsOk());
+  EXPECT_THAT(devices_->Create(VolumeDevice("p/a")), IsOk());
+  spec.fail_after_seconds = 0;
+  EXPECT_THAT(devices_->Create(spec), Refused(StatusCode::kAlreadyExists, "fail_after"));
+}
+
+// It serves the device, and is no stranger who has taken its id.
+TEST_F(DeviceRecoveryTest, WhatAGuardDoesNotLetGoOfIsNotForgotten) {
+  MakeVolume("a");
+  LeaveDevice(3, "p/a", getppid());
+  const auto deaf = ListenOnUnixSocket(dir_.File("guard"));
+  ASSERT_THAT(deaf, IsOk());
+  GuardLink link(dir_.File("guard"));
+  link.Start();
+  ASSERT_TRUE(Eventually([&link] { return link.state() == GuardLink::State::kAsked; }));
+  guard_ = &link;
+  factory_.FailRecovery(absl::FailedPreconditionError("it is still served"));
+  Start();
+  EXPECT_EQ(devices_->Get(3)->reason, "it is still served");
+  factory_.FailRecovery(absl::OkStatus());
+  EXPECT_TRUE(Eventually([this] { return IsLive(3); }));
+  devices_.reset();
+}
+
+TEST_F(DeviceRecoveryTest, WhoWaitsIsServedByNobodyWhateverNumberIsLeft) {
+  MakeVolume("a");
+  LeaveDevice(3, "p/a", getppid());
+  factory_.Quiesce(3);
+  Start();
+  EXPECT_TRUE(IsLive(3));
 }
 
 }  // namespace

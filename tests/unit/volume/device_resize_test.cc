@@ -19,7 +19,7 @@ class DeviceResizeTest : public DeviceFixture {
     EXPECT_THAT(made, IsOk());
     return made.ok() ? made->id : kMaxDeviceId;
   }
-  uint64_t DiskBytes(uint32_t id) { return (*factory_.Find(id))->size_bytes; }
+  uint64_t DiskBytes(uint32_t id) { return (*factory_.Find(id))->geometry.size_bytes; }
 };
 
 TEST_F(DeviceResizeTest, ADiskGrowsWithItsVolume) {

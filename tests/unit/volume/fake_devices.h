@@ -47,11 +47,17 @@ class FakeDevices : public DeviceFactory {
     KernelDevice device;
     device.server_pid = found->second;
     device.recoverable = recoverable_.count(id) != 0;
-    device.state = found->second == -1 ? DeviceState::kQuiesced : DeviceState::kLive;
+    const bool waits = found->second == -1 || quiesced_.count(id) != 0;
+    device.state = waits ? DeviceState::kQuiesced : DeviceState::kLive;
     const auto bytes = disk_bytes_.find(id);
-    device.size_bytes = bytes != disk_bytes_.end() ? bytes->second : kLeftBytes;
+    device.geometry.size_bytes = bytes != disk_bytes_.end() ? bytes->second : kLeftBytes;
     device.disk = kLeftDisk;
     return device;
+  }
+  absl::Status CheckUnused(uint32_t id) override {
+    const std::lock_guard lock(mutex_);
+    if (in_use_.count(id) == 0) return absl::OkStatus();
+    return absl::FailedPreconditionError(absl::StrCat("/dev/ublkb", id, " is in use"));
   }
   absl::Status Remove(uint32_t id, ublk::StopMode mode) override {
     Pass(remove_gate_);
@@ -93,6 +99,11 @@ class FakeDevices : public DeviceFactory {
     const std::lock_guard lock(mutex_);
     kernel_[id] = server_pid;
     recoverable_.insert(id);
+  }
+  /// The driver knows that nobody serves it, and still names the last who did.
+  void Quiesce(uint32_t id) {
+    const std::lock_guard lock(mutex_);
+    quiesced_.insert(id);
   }
   /// As an operator's QUIESCE_DEV does it.
   void QuiesceFromOutside(uint32_t id);
@@ -193,6 +204,7 @@ class FakeDevices : public DeviceFactory {
   std::function<void()> on_resize_;
   std::set<uint32_t> held_recoveries_;
   std::set<uint32_t> recoverable_;
+  std::set<uint32_t> quiesced_;
   std::map<uint32_t, pid_t> kernel_;
   std::set<uint32_t> hidden_;
   std::set<uint32_t> in_use_;
@@ -321,6 +333,7 @@ inline absl::StatusOr<std::shared_ptr<ServedDevice>> FakeDevices::Recover(
     if (target->geometry().size_bytes < disk_bytes) {
       return absl::FailedPreconditionError("the target is smaller than the disk");
     }
+    quiesced_.erase(*options.id);
     kernel_[*options.id] = getpid();
     unexpected_end_[*options.id] = options.on_unexpected_end;
   }
