@@ -17,7 +17,7 @@ import chart
 import loader_test
 import values_test
 
-PRIVILEGED = {"ublkd/ublkd", "ublkd-csi/ublkd-csi"}
+PRIVILEGED = {"ublkd/ublkd", "ublkd-guard/ublkd-guard", "ublkd-csi/ublkd-csi"}
 
 # Settings that reach every branch of the templates.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -48,6 +48,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
             "podAnnotations": {"a": "b"},
             "tolerations": [],
             "metricsHost": "[::]",
+            "failAfter": "5m",
+        },
+        "guard": {
+            "enabled": True,
+            "extraArgs": ["--state-dir=/run/ublkd"],
+            "nodeSelector": {"disk": "nvme"},
+            "podAnnotations": {"a": "b"},
         },
         "csi": {
             "maxVolumesPerNode": 20,
@@ -322,13 +329,44 @@ class Chart(unittest.TestCase):
                 self.assertEqual(chart.mounts(one)["run"]["mountPath"], folder)
                 self.assertEqual(chart.host_paths(chart.pod(documents, daemon_set))["run"], folder)
 
+    def test_the_guard_is_there_when_it_is_wanted(self) -> None:
+        names = [d["metadata"]["name"] for d in self.rendered["default"]]
+        self.assertNotIn("ublkd-guard", names)
+        documents = self.rendered["everything else"]
+        guarded = chart.find(documents, "DaemonSet", "ublkd-guard")
+        self.assertEqual(guarded["spec"]["updateStrategy"], {"type": "OnDelete"})
+        spec = chart.pod(documents, "ublkd-guard")
+        self.assertEqual(set(chart.host_paths(spec)), {"dev", "run"}, "it needs no data")
+        self.assertIs(spec["automountServiceAccountToken"], False)
+
+    def test_the_guard_meets_ublkd_in_the_state_folder(self) -> None:
+        documents = chart.render({"ublkd": {"runDir": "/run/elsewhere"}, "guard": {"enabled": True}})
+        for name in ("ublkd", "ublkd-guard"):
+            one = chart.container(documents, name, name)
+            self.assertEqual(chart.flags(one)["--state-dir"], "/run/elsewhere")
+            self.assertNotIn("--guard-socket", chart.flags(one))
+            self.assertEqual(chart.mounts(one)["run"]["mountPath"], "/run/elsewhere")
+            self.assertEqual(chart.host_paths(chart.pod(documents, name))["run"], "/run/elsewhere")
+
+    def test_nobody_waits_for_a_guard_that_is_not_there(self) -> None:
+        result = chart.template({"ublkd": {"failAfter": "5m"}})
+        self.assertNotEqual(result.returncode, 0)
+        self.assertIn("set guard.enabled", result.stderr)
+        documents = chart.render({"ublkd": {"failAfter": "1h30m"}, "guard": {"enabled": True}})
+        flags = chart.flags(chart.container(documents, "ublkd", "ublkd"))
+        self.assertEqual(flags["--fail-after"], "1h30m")
+
     def test_every_flag_is_one_of_the_program(self) -> None:
-        for daemon_set, folder in (("ublkd", "server"), ("ublkd-csi", "csi")):
+        for daemon_set, folder in (
+            ("ublkd", "server"), ("ublkd-csi", "csi"), ("ublkd-guard", "guard")
+        ):
             sources = "".join(
                 path.read_text("utf-8") for path in (chart.ROOT / "daemon" / folder).glob("*.cc")
             )
             known = set(re.findall(r'add_(?:option|flag)\(\s*"(--[a-z-]+)"', sources))
             for name, documents in self.rendered.items():
+                if daemon_set not in [d["metadata"]["name"] for d in documents]:
+                    continue
                 with self.subTest(name, daemon_set=daemon_set):
                     one = chart.container(documents, daemon_set, daemon_set)
                     self.assertLessEqual(chart.flags(one).keys(), known)

@@ -58,6 +58,13 @@ app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 {{- end }}
 
+{{/* Somebody must end the wait. */}}
+{{- define "ublkd.checkGuard" -}}
+{{- if and (ne .Values.ublkd.failAfter "wait") (not .Values.guard.enabled) -}}
+{{- fail (printf "ublkd.failAfter: it is %s, but nobody would end the wait then: set guard.enabled, or ublkd.failAfter to wait" .Values.ublkd.failAfter) -}}
+{{- end -}}
+{{- end }}
+
 {{/* What a sidecar may do: nothing but talk to the plugin's socket, which belongs to root. */}}
 {{- define "ublkd.sidecarSecurityContext" -}}
 runAsUser: 0
