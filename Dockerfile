@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# The image of a node: ublkd, ublkd-guard, ublkd-csi and ublkctl, with the programs that they call.
+# The image of a node: ublkd, ublkd-guard, ublkd-csi, ublkctl and ublkd-uninstall-check, with the programs that
+# they call.
 # There is no entrypoint; a container names the program it runs, as the chart does:
 #
 #   ublkd --pool NAME=/path --metrics-address 0.0.0.0:9500   the data plane; privileged, needs /dev of the host
 #   ublkd-guard                                              ends the wait for an ublkd that stays away; as ublkd
 #   ublkd-csi --endpoint unix:///path/csi.sock               the CSI plugin; privileged, needs the kubelet folder
 #   ublkctl info                                             the command line; needs ublkd's socket
+#   ublkd-uninstall-check                                    refuses while there are volumes; may list PersistentVolumes
 #   modprobe ublk_drv                                        loads the driver; needs /lib/modules of the host
 #
 # /usr/src/ublkd holds the source of the kernel driver. `tests/image/build.sh` builds and checks it.

@@ -50,11 +50,11 @@ install_packages() {
     fail "apt-get could not install ${missing[*]}; see ${TMPDIR:-/tmp}/ublkd-apt.log"
 }
 
-# install_build_packages: what cmake/build-packages.txt lists, and what the tests' build looks for.
+# install_build_packages: what cmake/build-packages.txt lists, and what the tests need on the machine.
 install_build_packages() {
   local packages
   mapfile -t packages < <(grep -v '^#' cmake/build-packages.txt)
-  install_packages "${packages[@]}" python3
+  install_packages "${packages[@]}" openssl python3
 }
 
 # build PRESET [TARGET...]: configures when needed and builds.

@@ -81,9 +81,9 @@ def container(documents: list[Document], daemon_set: str, name: str) -> Document
 
 
 def all_containers(documents: list[Document]) -> Iterator[tuple[str, Document]]:
-    """("daemonset/container", container) of every DaemonSet."""
+    """("name/container", container) of every DaemonSet and Job."""
     for document in documents:
-        if document["kind"] == "DaemonSet":
+        if document["kind"] in ("DaemonSet", "Job"):
             name = document["metadata"]["name"]
             for one in containers(document["spec"]["template"]["spec"]):
                 yield f"{name}/{one['name']}", one

@@ -63,8 +63,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
             "nodeSelector": {"disk": "nvme"},
             "podAnnotations": {"a": "b"},
         },
+        "uninstallCheck": {"nodeSelector": {"disk": "nvme"}, "tolerations": []},
         "sidecars": {"provisioner": {"extraArgs": ["--v=5"]}},
     },
+    "nobody asks before it goes": {"uninstallCheck": {"enabled": False}},
 }
 
 
@@ -105,6 +107,7 @@ class Chart(unittest.TestCase):
     def test_kubernetes_knows_every_field(self) -> None:
         commands = {
             "DaemonSet": ("set", "image", "*=example.com/another:1"),
+            "Job": ("set", "image", "*=example.com/another:1"),
             "ClusterRoleBinding": ("set", "subject", "--serviceaccount=a:b"),
             "RoleBinding": ("set", "subject", "--serviceaccount=a:b"),
         }
@@ -222,7 +225,7 @@ class Chart(unittest.TestCase):
                         for words in (rule["apiGroups"], rule["resources"], rule["verbs"]):
                             self.assertNotIn("*", words)
                 bound = [s["name"] for d in documents for s in d.get("subjects", [])]
-                self.assertEqual(set(bound), {"ublkd-csi"}, "ublkd needs no rights")
+                self.assertNotIn("ublkd", bound, "it needs no rights")
                 self.assertIs(chart.pod(documents, "ublkd")["automountServiceAccountToken"], False)
 
     def test_rights_are_bound_to_accounts_that_exist(self) -> None:
@@ -355,6 +358,27 @@ class Chart(unittest.TestCase):
         documents = chart.render({"ublkd": {"failAfter": "1h30m"}, "guard": {"enabled": True}})
         flags = chart.flags(chart.container(documents, "ublkd", "ublkd"))
         self.assertEqual(flags["--fail-after"], "1h30m")
+
+    def test_the_uninstall_check_may_list_volumes_and_nothing_else(self) -> None:
+        name = "ublkd-uninstall-check"
+        for variant, documents in self.rendered.items():
+            jobs = [d for d in documents if d["kind"] == "Job"]
+            rules = [d["rules"] for d in documents if d["metadata"]["name"] == name and "rules" in d]
+            with self.subTest(variant):
+                if variant == "nobody asks before it goes":
+                    self.assertEqual((jobs, rules), ([], []))
+                    continue
+                self.assertEqual([job["metadata"]["name"] for job in jobs], [name])
+                only = {"apiGroups": [""], "resources": ["persistentvolumes"], "verbs": ["list"]}
+                self.assertEqual(rules, [[only]])
+                hook = jobs[0]["metadata"]["annotations"]["helm.sh/hook"]
+                self.assertEqual(hook, "pre-delete", "it runs before anything is removed")
+                spec = jobs[0]["spec"]["template"]["spec"]
+                self.assertEqual(spec["serviceAccountName"], name)
+                self.assertNotIn("volumes", spec)
+                self.assertIs(spec["containers"][0]["securityContext"]["runAsNonRoot"], True)
+                driver = chart.find(documents, "CSIDriver")["metadata"]["name"]
+                self.assertEqual(chart.flags(spec["containers"][0]), {"--driver-name": driver})
 
     def test_every_flag_is_one_of_the_program(self) -> None:
         for daemon_set, folder in (

@@ -77,7 +77,7 @@ in_image() { bld run "$1" -- "${@:2}"; }
 
 check_image() {
   local container=$1 root=$2 program
-  for program in ublkd ublkd-guard ublkd-csi ublkctl; do
+  for program in ublkd ublkd-guard ublkd-csi ublkctl ublkd-uninstall-check; do
     in_image "$container" "$program" --version || fail "$program does not run in the image"
   done
   for program in mkfs.ext4 mkfs.xfs fsck.ext4 resize2fs xfs_growfs mount umount blkid modprobe; do
