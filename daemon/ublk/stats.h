@@ -128,7 +128,8 @@ class alignas(kCacheLineBytes) QueueCounters {
   /// without an error.
   void Finish(Op op, uint16_t tag, uint64_t bytes, int error_number, uint64_t now_ns) {
     Words& words = ops_[static_cast<size_t>(op)];
-    const uint64_t latency_ns = now_ns - held_since_ns_[kCacheLineWords + tag].load(std::memory_order_relaxed);
+    const uint64_t latency_ns =
+        now_ns - held_since_ns_[kCacheLineWords + tag].load(std::memory_order_relaxed);
     held_since_ns_[kCacheLineWords + tag].store(0, std::memory_order_relaxed);
     words.ios.Add(1);
     if (error_number != 0) [[unlikely]] {
@@ -143,7 +144,9 @@ class alignas(kCacheLineBytes) QueueCounters {
   }
 
   /// The writing thread: a request waits for a limit, and the target does not hold it yet.
-  void HoldBack(uint16_t tag) { held_since_ns_[kCacheLineWords + tag].store(0, std::memory_order_relaxed); }
+  void HoldBack(uint16_t tag) {
+    held_since_ns_[kCacheLineWords + tag].store(0, std::memory_order_relaxed);
+  }
   /// The writing thread: it has waited that long, and now the target gets it.
   void LetPass(Op op, uint16_t tag, uint64_t waited_ns, uint64_t now_ns) {
     Words& words = ops_[static_cast<size_t>(op)];
@@ -178,8 +181,8 @@ class alignas(kCacheLineBytes) QueueCounters {
   Counter busy_ns_;
   Counter exceptions_;
   static constexpr size_t kCacheLineWords = kCacheLineBytes / sizeof(uint64_t);
-  /// By tag; 0 when the target does not hold it. A cache line at each end is not used: nobody else's
-  /// memory lies in those that are.
+  /// By tag; 0 when the target does not hold it. A cache line at each end is not used: nobody
+  /// else's memory lies in those that are.
   std::vector<std::atomic<uint64_t>> held_since_ns_;
 };
 

@@ -122,8 +122,7 @@ TEST_F(DeviceWatchTest, ADeviceThatWasMadeAnewBeginsAnew) {
 class LogReader {
  public:
   LogReader()
-      : log_(memfd_create("log", MFD_CLOEXEC)),
-        before_(fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0)) {
+      : log_(memfd_create("log", MFD_CLOEXEC)), before_(fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0)) {
     dup2(log_.get(), STDERR_FILENO);
   }
   ~LogReader() { dup2(before_.get(), STDERR_FILENO); }
