@@ -134,12 +134,31 @@ auto Write(Q& queue, const ublk::Request& request) {
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wsubobject-linkage"
 
-/// Serves one tag to the end of its device. Its frame is made once, and what the target's methods
-/// return is awaited inside of it.
+/// What moves no data. A coroutine of its own, so that what it awaits takes no memory of each tag.
+template <typename Q>
+uring::Task<uring::Result> ServeWithoutData(Q& queue, const ublk::Request& request) {
+  switch (request.op) {
+    case ublk::Op::kFlush:
+      co_return co_await internal::Flush(queue, request);
+    case ublk::Op::kDiscard:
+      co_return co_await internal::Discard(queue, request);
+    case ublk::Op::kWriteZeroes:
+      co_return co_await internal::WriteZeroes(queue, request);
+    default:
+      co_return internal::kUnsupported;
+  }
+}
+
+/// Serves one tag to the end of its device. Its frame is made once, and what the target's Read and
+/// Write return is awaited inside of it. Each place that awaits something has memory of its own in
+/// the frame, of which an idle device has hundreds: so there is one for each thing.
 template <Queue Q>
 uring::RootTask ServeTag(ublk::Tag& tag, Q& queue) {
-  bool more = co_await tag.Fetch();
-  while (more) {
+  uring::Result result;
+  while (true) {
+    // Not in the condition itself, for which g++ 12 makes wrong code.
+    const bool more = co_await tag.Next(result);
+    if (!more) co_return;
     const ublk::Request request = tag.Take();
     if constexpr (HoldsBack<Q>) {
       auto admission = queue.Admit(request);
@@ -149,13 +168,9 @@ uring::RootTask ServeTag(ublk::Tag& tag, Q& queue) {
         tag.OnLetPass();
       }
     }
-    uring::Result result;
     if (tag.lacks_pages()) [[unlikely]] {
       result = co_await tag.RegisterPages();
-      if (!result.ok()) {
-        more = co_await tag.Commit(result);
-        continue;
-      }
+      if (!result.ok()) continue;
     }
     try {
       switch (request.op) {
@@ -165,22 +180,14 @@ uring::RootTask ServeTag(ublk::Tag& tag, Q& queue) {
         case ublk::Op::kWrite:
           result = co_await internal::Write(queue, request);
           break;
-        case ublk::Op::kFlush:
-          result = co_await internal::Flush(queue, request);
-          break;
-        case ublk::Op::kDiscard:
-          result = co_await internal::Discard(queue, request);
-          break;
-        case ublk::Op::kWriteZeroes:
-          result = co_await internal::WriteZeroes(queue, request);
-          break;
+        default:
+          result = co_await ServeWithoutData(queue, request);
       }
     } catch (...) {
       result = tag.OnException();
     }
     if (tag.has_pages()) [[unlikely]]
       (void)co_await tag.UnregisterPages();
-    more = co_await tag.Commit(result);
   }
 }
 

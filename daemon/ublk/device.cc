@@ -136,6 +136,11 @@ class Device::Threads {
     return true;
   }
 
+  uint64_t RequestCount() const {
+    uint64_t sum = 0;
+    for (const auto& thread : threads_) sum += thread->RequestCount();
+    return sum;
+  }
   void AddTo(DeviceStats& stats) const {
     for (const auto& thread : threads_) thread->AddTo(stats);
   }
@@ -340,6 +345,8 @@ absl::Status Device::WaitForBlockNode() {
 }
 
 bool Device::live() const { return threads_ != nullptr && threads_->serving(); }
+
+uint64_t Device::RequestCount() const { return threads_ == nullptr ? 0 : threads_->RequestCount(); }
 
 DeviceStats Device::Stats() const {
   DeviceStats stats;

@@ -182,6 +182,12 @@ void QueueThread::Serve() {
   }
 }
 
+uint64_t QueueThread::RequestCount() const {
+  uint64_t sum = 0;
+  for (const ServedQueue& served : served_) sum += served.counters.Started();
+  return sum;
+}
+
 void QueueThread::AddTo(DeviceStats& stats) const {
   for (const ServedQueue& served : served_) served.counters.AddTo(stats.queues[served.queue]);
 }

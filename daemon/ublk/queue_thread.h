@@ -56,6 +56,8 @@ class QueueThread {
   /// Waits for the thread's end, which comes when the device is stopped or left. Again is fine.
   void Join();
 
+  /// Any thread: requests that it has taken.
+  uint64_t RequestCount() const;
   /// Any thread: adds its counters to those of its queues.
   void AddTo(DeviceStats& stats) const;
 

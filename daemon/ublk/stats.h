@@ -158,6 +158,13 @@ class alignas(kCacheLineBytes) QueueCounters {
   void AddBusy(uint64_t ns) { busy_ns_.Add(ns); }
   void AddException() { exceptions_.Add(1); }
 
+  /// Any thread: requests that have come, of all operations.
+  uint64_t Started() const {
+    uint64_t sum = 0;
+    for (const Words& words : ops_) sum += words.started.Read();
+    return sum;
+  }
+
   /// Any thread: adds what is counted here to `into`.
   void AddTo(QueueStats& into) const;
 

@@ -83,8 +83,6 @@ NextRequest Tag::Send(uint32_t command, int32_t result) {
   return NextRequest(*this, command, &payload, auto_register_);
 }
 
-NextRequest Tag::Fetch() { return Send(UBLK_U_IO_FETCH_REQ, 0); }
-
 Request Tag::Take() {
   const ublksrv_io_desc& descriptor = *place_.descriptor;
   const uint32_t op_flags = descriptor.op_flags;
@@ -144,18 +142,22 @@ uring::Task<uring::Result> Tag::UnregisterPages() {
   co_return uring::Result::FromKernel(co_await PagesCommand(UBLK_U_IO_UNREGISTER_IO_BUF));
 }
 
-NextRequest Tag::Commit(uring::Result result) {
+NextRequest Tag::Next(uring::Result answer) {
+  if (!fetched_) [[unlikely]] {
+    fetched_ = true;
+    return Send(UBLK_U_IO_FETCH_REQ, 0);
+  }
   --place_.served.held;
   if (place_.metrics) {
-    place_.served.counters.Finish(op_, place_.tag, length_bytes_, result.error_number(),
+    place_.served.counters.Finish(op_, place_.tag, length_bytes_, answer.error_number(),
                                   place_.ring.batch_ns());
   }
-  int32_t answer = result.ok() ? 0 : -DiskErrno(result.error_number());
+  int32_t result = answer.ok() ? 0 : -DiskErrno(answer.error_number());
   // Only reads and writes are answered with a count; a long discard's would not fit.
-  if (answer == 0 && (op_ == Op::kRead || op_ == Op::kWrite)) {
-    answer = static_cast<int32_t>(length_bytes_);
+  if (result == 0 && (op_ == Op::kRead || op_ == Op::kWrite)) {
+    result = static_cast<int32_t>(length_bytes_);
   }
-  return Send(UBLK_U_IO_COMMIT_AND_FETCH_REQ, answer);
+  return Send(UBLK_U_IO_COMMIT_AND_FETCH_REQ, result);
 }
 
 void Tag::OnHeldBack() {

@@ -42,13 +42,11 @@ class [[nodiscard]] NextRequest : public uring::CommandOperation {
 
 /// One of the requests that a queue can have in flight, from the server's side:
 ///
-///   bool more = co_await tag.Fetch();
-///   while (more) {
+///   while (co_await tag.Next(result)) {
 ///     const Request request = tag.Take();
 ///     if (tag.lacks_pages()) co_await tag.RegisterPages();
 ///     ...
 ///     if (tag.has_pages()) co_await tag.UnregisterPages();
-///     more = co_await tag.Commit(result);
 ///   }
 ///
 /// Belongs to its queue thread.
@@ -83,8 +81,8 @@ class Tag {
   Tag(const Tag&) = delete;
   Tag& operator=(const Tag&) = delete;
 
-  /// The first request.
-  NextRequest Fetch();
+  /// Answers the request that is held, unless there was none yet, and awaits the next one.
+  NextRequest Next(uring::Result answer);
   /// The request that has come. Counts it as held.
   Request Take();
   /// The request that is held waits for its turn under the device's limits, before the target gets
@@ -92,8 +90,6 @@ class Tag {
   void OnHeldBack();
   /// Its latency begins now.
   void OnLetPass();
-  /// Answers the request that is held, and awaits the next one.
-  NextRequest Commit(uring::Result result);
   /// What escaped from the target, as the answer.
   uring::Result OnException();
 
@@ -122,6 +118,7 @@ class Tag {
   /// Requests up to this long find their data registered.
   uint32_t registered_bytes_ = 0;
   Registered registered_ = Registered::kUntried;
+  bool fetched_ = false;
   bool lacks_pages_ = false;
   bool has_pages_ = false;
   /// Zero copy: tells the driver with each command where to register the next request's pages.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/uring/operation.h"
 
+#include <array>
 #include <cerrno>
 #include <cstring>
 
@@ -10,8 +11,17 @@
 namespace ublkd::uring {
 namespace {
 
-/// Each pause is twice as long as the one before: all of them last a second.
-constexpr int64_t kFirstPauseNs = 1'000'000;
+/// Each pause is twice as long as the one before: all of them last a second. The kernel reads them
+/// when it takes the submission.
+constexpr auto kPauses = [] {
+  std::array<__kernel_timespec, TransferOperation::kMaxRetries> pauses = {};
+  int64_t pause_ns = 1'000'000;
+  for (__kernel_timespec& pause : pauses) {
+    pause.tv_nsec = pause_ns;
+    pause_ns *= 2;
+  }
+  return pauses;
+}();
 
 }  // namespace
 
@@ -66,10 +76,9 @@ void TransferOperation::OnIncomplete(int32_t result) {
 }
 
 void TransferOperation::Pause() {
-  pause_ = {.tv_sec = 0, .tv_nsec = kFirstPauseNs << retries_++};
   set_handler(AfterPause);
   io_uring_sqe* sqe = ring_.Prepare(*this, IORING_OP_TIMEOUT, File{});
-  sqe->addr = reinterpret_cast<uintptr_t>(&pause_);
+  sqe->addr = reinterpret_cast<uintptr_t>(&kPauses[retries_++]);
   sqe->len = 1;
 }
 

@@ -101,7 +101,6 @@ class [[nodiscard]] TransferOperation : public BasicOperation {
   Buffer buffer_;
   uint32_t done_bytes_ = 0;
   uint64_t offset_bytes_;
-  __kernel_timespec pause_;
 };
 
 /// One submission whose outcome is success or an errno, or a number. An interrupted one is

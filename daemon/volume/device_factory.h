@@ -52,6 +52,8 @@ class ServedDevice {
   virtual ublk::Features features() const = 0;
   /// False once the disk is gone, whoever removed it.
   virtual bool live() const = 0;
+  /// See ublk::Device::RequestCount.
+  virtual uint64_t RequestCount() const = 0;
   /// Never waits, whatever the backend does.
   virtual ublk::DeviceStats Stats() const = 0;
   /// See ublk::Device::Stop.

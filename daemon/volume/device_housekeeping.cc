@@ -59,8 +59,16 @@ void DeviceManager::WatchDevices() {
     } else {
       changed_.wait_for(lock, options_.watch_period, stopping);
     }
+    std::vector<WatchedDevice> served;
+    for (const auto& [id, entry] : devices_) {
+      if (!entry.exists() || entry.device == nullptr) continue;
+      served.push_back({id, entry.view.created_at, entry.view.spec, entry.device->RequestCount(),
+                        [device = entry.device] { return device->Stats(); }});
+    }
     lock.unlock();
-    watch.Look(Snapshot(), absl::Now());
+    watch.Look(served, absl::Now());
+    // A device may end with the last who knows it.
+    served.clear();
     lock.lock();
   }
 }

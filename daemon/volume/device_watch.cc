@@ -8,29 +8,32 @@
 
 namespace ublkd::volume {
 
-void DeviceWatch::Look(const std::vector<DeviceSnapshot>& devices, absl::Time now) {
+void DeviceWatch::Look(const std::vector<WatchedDevice>& devices, absl::Time now) {
   std::map<uint32_t, Seen> seen;
-  for (const DeviceSnapshot& device : devices) {
-    // Nobody serves it: it has no counters, and gets new ones.
-    if (device.stats.queues.empty()) continue;
-    Seen& entry = seen[device.view.id];
-    const auto before = seen_.find(device.view.id);
-    if (before != seen_.end() && before->second.created_at == device.view.created_at) {
+  for (const WatchedDevice& device : devices) {
+    Seen& entry = seen[device.id];
+    const auto before = seen_.find(device.id);
+    if (before != seen_.end() && before->second.created_at == device.created_at) {
       entry = before->second;
     }
-    entry.created_at = device.view.created_at;
-    LookForErrors(device, entry, now);
-    LookForStuck(device, entry);
+    entry.created_at = device.created_at;
+    if (entry.quiet_at == device.requests) continue;
+    const ublk::DeviceStats stats = device.stats();
+    LookForErrors(device, stats, entry, now);
+    LookForStuck(device, stats, entry);
+    const bool quiet = stats.in_flight() == 0 && entry.new_errors == 0;
+    entry.quiet_at = quiet ? std::optional(device.requests) : std::nullopt;
   }
   seen_ = std::move(seen);
 }
 
-void DeviceWatch::LookForErrors(const DeviceSnapshot& device, Seen& seen, absl::Time now) const {
+void DeviceWatch::LookForErrors(const WatchedDevice& device, const ublk::DeviceStats& stats,
+                                Seen& seen, absl::Time now) const {
   uint64_t more = 0;
   std::vector<absl::string_view> ops;
   ublk::OpStats last;
   for (const ublk::Op op : ublk::kAllOps) {
-    const ublk::OpStats total = device.stats.Total(op);
+    const ublk::OpStats total = stats.Total(op);
     uint64_t& known = seen.errors[static_cast<size_t>(op)];
     if (total.errors == known) continue;
     more += total.errors - known;
@@ -43,35 +46,35 @@ void DeviceWatch::LookForErrors(const DeviceSnapshot& device, Seen& seen, absl::
     seen.new_errors += more;
     seen.last_error = now;
     if (had_errors) return;
-    LogError("device has I/O errors", {{"device", device.view.id},
-                                       {"target", DescribeTarget(device.view.spec)},
+    LogError("device has I/O errors", {{"device", device.id},
+                                       {"target", DescribeTarget(device.spec)},
                                        {"op", absl::StrJoin(ops, " ")},
                                        {"errors", more},
                                        {"last_error", ErrnoText(last.last_errno)}});
   } else if (had_errors && now - seen.last_error >= options_.errors_over_after) {
-    LogInfo("device has no more I/O errors", {{"device", device.view.id},
-                                              {"target", DescribeTarget(device.view.spec)},
+    LogInfo("device has no more I/O errors", {{"device", device.id},
+                                              {"target", DescribeTarget(device.spec)},
                                               {"errors", seen.new_errors}});
     seen.new_errors = 0;
   }
 }
 
-void DeviceWatch::LookForStuck(const DeviceSnapshot& device, Seen& seen) const {
-  const absl::Duration oldest =
-      absl::Nanoseconds(static_cast<int64_t>(device.stats.oldest_request_ns()));
+void DeviceWatch::LookForStuck(const WatchedDevice& device, const ublk::DeviceStats& stats,
+                               Seen& seen) const {
+  const absl::Duration oldest = absl::Nanoseconds(static_cast<int64_t>(stats.oldest_request_ns()));
   const bool was_stuck = seen.stuck > absl::ZeroDuration();
   if (oldest >= options_.stuck_after) {
     seen.stuck = oldest;
     if (was_stuck) return;
     LogError("backend of a device does not answer: its users wait",
-             {{"device", device.view.id},
-              {"target", DescribeTarget(device.view.spec)},
-              {"requests", device.stats.in_flight()},
+             {{"device", device.id},
+              {"target", DescribeTarget(device.spec)},
+              {"requests", stats.in_flight()},
               {"oldest_seconds", absl::ToDoubleSeconds(oldest)}});
   } else if (was_stuck) {
     LogInfo("backend of a device answers again",
-            {{"device", device.view.id},
-             {"target", DescribeTarget(device.view.spec)},
+            {{"device", device.id},
+             {"target", DescribeTarget(device.spec)},
              {"waited_seconds", absl::ToDoubleSeconds(seen.stuck)}});
     seen.stuck = absl::ZeroDuration();
   }

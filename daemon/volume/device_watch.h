@@ -3,7 +3,9 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <map>
+#include <optional>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -11,6 +13,17 @@
 #include "daemon/volume/device.h"
 
 namespace ublkd::volume {
+
+/// What the watch has of a device of the server.
+struct WatchedDevice {
+  uint32_t id = 0;
+  /// Tells a device from an earlier one with its id.
+  absl::Time created_at;
+  DeviceSpec spec;
+  /// ublk::Device::RequestCount, read before Stats is called.
+  uint64_t requests = 0;
+  std::function<ublk::DeviceStats()> stats;
+};
 
 /// Tells in the log when a device begins to have I/O errors or its backend to hang, and when that
 /// is over: one line each, however many requests are concerned. It only looks at counters. One
@@ -26,13 +39,17 @@ class DeviceWatch {
 
   explicit DeviceWatch(const Options& options) : options_(options) {}
 
-  /// Compares with the look before. All devices of the server, each time.
-  void Look(const std::vector<DeviceSnapshot>& devices, absl::Time now);
+  /// Compares with the look before. All devices that are served, each time; of those that nobody
+  /// uses the counters are not read.
+  void Look(const std::vector<WatchedDevice>& devices, absl::Time now);
 
  private:
   /// What is known of a device since it was made or taken over.
   struct Seen {
     absl::Time created_at;
+    /// At that count no request was held, and there is nothing more to say: until another request
+    /// comes there will not be.
+    std::optional<uint64_t> quiet_at;
     std::array<uint64_t, ublk::kOpCount> errors = {};
     /// Errors since they began; 0 while there are none.
     uint64_t new_errors = 0;
@@ -41,8 +58,9 @@ class DeviceWatch {
     absl::Duration stuck;
   };
 
-  void LookForErrors(const DeviceSnapshot& device, Seen& seen, absl::Time now) const;
-  void LookForStuck(const DeviceSnapshot& device, Seen& seen) const;
+  void LookForErrors(const WatchedDevice& device, const ublk::DeviceStats& stats, Seen& seen,
+                     absl::Time now) const;
+  void LookForStuck(const WatchedDevice& device, const ublk::DeviceStats& stats, Seen& seen) const;
 
   const Options options_;
   /// By id.

@@ -31,6 +31,7 @@ class ServedKernelDevice : public ServedDevice {
   ublk::Geometry geometry() const override { return device_->geometry(); }
   ublk::Features features() const override { return device_->features(); }
   bool live() const override { return device_->live(); }
+  uint64_t RequestCount() const override { return device_->RequestCount(); }
   ublk::DeviceStats Stats() const override { return device_->Stats(); }
   absl::Status Stop(ublk::StopMode mode) override { return device_->Stop(mode); }
   absl::Status Leave(absl::Time deadline) override { return device_->Leave(deadline); }

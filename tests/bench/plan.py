@@ -60,6 +60,10 @@ SUBJECTS = {
     "kublk-loop": _peer("loop"),
     "kublk-null-zero-copy": _peer("null", "--auto_zc", optional=True),
     "kublk-loop-zero-copy": _peer("loop", "--auto_zc", optional=True),
+    # One command for many tags (BATCH_IO).
+    "kublk-null-batch": _peer("null", "-b", optional=True),
+    "kublk-loop-batch": _peer("loop", "-b", optional=True),
+    "kublk-loop-zero-copy-batch": _peer("loop", "--auto_zc", "-b", optional=True),
 }
 
 BASE = ("ramdisk", "loop", "null", "file")

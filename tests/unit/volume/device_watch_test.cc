@@ -48,11 +48,22 @@ class Counters {
     *this = Counters(id);
     snapshot_.view.created_at = absl::Now();
   }
-  const DeviceSnapshot& get() const { return snapshot_; }
+  const ublk::DeviceStats& stats() const { return snapshot_.stats; }
+  WatchedDevice Watched() {
+    uint64_t requests = snapshot_.stats.in_flight();
+    for (const Op op : ublk::kAllOps) requests += snapshot_.stats.Total(op).ios;
+    return {snapshot_.view.id, snapshot_.view.created_at, snapshot_.view.spec, requests, [this] {
+              ++reads_;
+              return snapshot_.stats;
+            }};
+  }
+  /// How often the counters were read.
+  int reads() const { return reads_; }
 
  private:
   DeviceSnapshot snapshot_;
   uint64_t clock_ = 0;
+  int reads_ = 0;
 };
 
 class DeviceWatchTest : public ::testing::Test {
@@ -61,7 +72,7 @@ class DeviceWatchTest : public ::testing::Test {
   std::vector<std::string> Look(absl::Duration later = absl::Seconds(1)) {
     now_ += later;
     testing::internal::CaptureStderr();
-    watch_.Look({first_.get(), second_.get()}, now_);
+    watch_.Look({first_.Watched(), second_.Watched()}, now_);
     return absl::StrSplit(testing::internal::GetCapturedStderr(), '\n', absl::SkipEmpty());
   }
 
@@ -109,6 +120,21 @@ TEST_F(DeviceWatchTest, ABackendThatHangsIsOneLineAndOneWhenItAnswers) {
   EXPECT_THAT(Look(), IsEmpty());
 }
 
+TEST_F(DeviceWatchTest, CountersOfADeviceThatNobodyUsesAreNotRead) {
+  for (int i = 0; i < 5; ++i) Look();
+  EXPECT_EQ(first_.reads(), 1);
+  first_.HoldFor(absl::Seconds(1));
+  for (int i = 0; i < 5; ++i) Look();
+  EXPECT_EQ(first_.reads(), 6) << "a request that is held may hang";
+  first_.HoldFor(absl::ZeroDuration());
+  first_.Fail(Op::kRead, EIO);
+  EXPECT_EQ(Look().size(), 1u);
+  EXPECT_EQ(Look(absl::Seconds(31)).size(), 1u) << "the errors are over";
+  for (int i = 0; i < 5; ++i) Look();
+  EXPECT_EQ(first_.reads(), 8);
+  EXPECT_EQ(second_.reads(), 1);
+}
+
 TEST_F(DeviceWatchTest, ADeviceThatWasMadeAnewBeginsAnew) {
   first_.Fail(Op::kRead, EIO, 5);
   EXPECT_EQ(Look().size(), 1u);
@@ -148,7 +174,7 @@ TEST_F(WatchedDevicesTest, TroubleIsInTheLogAndInWhatIsShown) {
   counters.Fail(Op::kWrite, ENOSPC, 12);
   counters.HoldFor(absl::Seconds(40));
   const LogReader log;
-  factory_.SetStats(0, counters.get().stats);
+  factory_.SetStats(0, counters.stats());
   const auto view = devices_->Get(0);
   ASSERT_THAT(view, IsOk());
   ASSERT_EQ(view->errors.size(), 1u);

@@ -249,6 +249,12 @@ class FakeDevices::Served : public ServedDevice {
     const auto found = owner_.kernel_.find(*options_.id);
     return found != owner_.kernel_.end() && found->second == getpid() && !stopped_;
   }
+  uint64_t RequestCount() const override {
+    const ublk::DeviceStats stats = Stats();
+    uint64_t count = stats.in_flight();
+    for (const ublk::Op op : ublk::kAllOps) count += stats.Total(op).ios;
+    return count;
+  }
   ublk::DeviceStats Stats() const override {
     const std::lock_guard lock(owner_.mutex_);
     const auto found = owner_.stats_.find(*options_.id);
