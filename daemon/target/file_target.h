@@ -90,12 +90,14 @@ class FileTarget::Queue {
   /// False when somebody has cut the file off before the end of the request. A write there would
   /// make it longer again, and what was lost would read as zeroes.
   bool Fits(const Request& request) {
-    // A system call in a hundred milliseconds; with a clock that is not read (see Ring), none.
-    if (ring_->batch_ns() - looked_ns_ >= kLookPeriodNs) [[unlikely]] {
+    const uint64_t end_bytes = request.offset_bytes + request.length_bytes;
+    // A system call in a hundred milliseconds; with a clock that is not read (see Ring), none. It
+    // may have grown since.
+    if (ring_->batch_ns() - looked_ns_ >= kLookPeriodNs || end_bytes > end_bytes_) [[unlikely]] {
       looked_ns_ = ring_->batch_ns();
       end_bytes_ = EndOfFile(fd_);
     }
-    return request.offset_bytes + request.length_bytes <= end_bytes_;
+    return end_bytes <= end_bytes_;
   }
 
   uring::ResultOperation Fallocate(int mode, const Request& request) {

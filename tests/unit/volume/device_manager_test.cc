@@ -367,7 +367,8 @@ TEST_F(DeviceManagerTest, AHundredRoundsLeaveNothing) {
     ASSERT_EQ(device->id, 0u);
     ASSERT_THAT(devices_->Delete(0), IsOk());
   }
-  EXPECT_EQ(OpenDescriptors(), descriptors);
+  // Threads beside may have one open at any moment.
+  EXPECT_TRUE(Eventually([&] { return OpenDescriptors() <= descriptors; }));
   EXPECT_THAT(Records(), IsEmpty());
   EXPECT_THAT(factory_.kernel(), IsEmpty());
 }
