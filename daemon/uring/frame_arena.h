@@ -54,7 +54,8 @@ class FrameArena {
 
   static constexpr size_t kClassBytes = 64;
   static constexpr size_t kClassCount = 64;
-  static constexpr size_t kChunkBytes = 16 << 10;
+  /// Two have room for 64 frames of 512 bytes, those of a queue's requests, and a few small ones.
+  static constexpr size_t kChunkBytes = (16 << 10) + 512;
 
   Header* Take(size_t size_class);
 
