@@ -4,15 +4,14 @@
 // back.
 #include <chrono>
 #include <csignal>
-#include <thread>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "tests/vm/storage/node_test.h"
 
 namespace ublkd::test {
 namespace {
 
-using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 // Of an emulated machine.
@@ -207,7 +206,14 @@ TEST_F(GuardTest, NowEndsAnUnmountingThatHangs) {
   ASSERT_OK(RunCommand({"sh", "-c", "head -c 65536 /dev/zero >" + folder + "/late"}));
   node_->KillDaemon();
   const auto unmounting = Start({"umount", folder});
-  std::this_thread::sleep_for(milliseconds(500));
+  const std::string status = absl::StrCat("/proc/", unmounting->pid(), "/stat");
+  EXPECT_TRUE(Eventually(
+      [&] {
+        const auto text = ReadFile(status);
+        return text.ok() && absl::StrContains(*text, ") D ");
+      },
+      kLimit))
+      << "it does not wait in the kernel";
   EXPECT_TRUE(unmounting->Running()) << "nobody can have stored what was written";
 
   StartGuard({"--now"});
