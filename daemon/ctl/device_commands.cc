@@ -119,6 +119,7 @@ struct CreateOptions {
   std::optional<uint32_t> id;
   uint32_t queues = 0;
   uint32_t depth = 0;
+  uint32_t threads_per_queue = 0;
   uint32_t block_bytes = 0;
   uint32_t max_io_bytes = 0;
   bool read_only = false;
@@ -151,6 +152,7 @@ absl::StatusOr<v1::CreateDeviceRequest> MakeRequest(const CreateOptions& options
   if (options.id.has_value()) spec.set_id(*options.id);
   spec.set_queues(options.queues);
   spec.set_depth(options.depth);
+  spec.set_threads_per_queue(options.threads_per_queue);
   spec.set_logical_block_bytes(options.block_bytes);
   spec.set_max_io_bytes(options.max_io_bytes);
   spec.set_read_only(options.read_only);
@@ -204,6 +206,10 @@ void AddCreate(CommandTree& tree, CLI::App* group) {
   command
       ->add_option("--depth", options->depth,
                    "Requests in flight for each queue; default 256 shared by all, 64 to 128 each")
+      ->type_name("N");
+  command
+      ->add_option("--threads-per-queue", options->threads_per_queue,
+                   "Threads that share a queue's requests; default 1, which costs the least")
       ->type_name("N");
   AddSizeOption(command, "--block-size", &options->block_bytes,
                 "Logical block, 512 or 4KiB; default what the volume or file asks for");

@@ -232,7 +232,10 @@ Details DeviceDetails(const v1::Device& device) {
   details.Add("size", SizeInFull(device.size_bytes()));
   details.Add("block size", FormatBytes(spec.logical_block_bytes()));
   details.Add("access", spec.read_only() ? "read-only" : "read-write");
-  details.Add("queues", absl::StrCat(spec.queues(), ", each ", spec.depth(), " deep"));
+  const uint32_t threads = spec.threads_per_queue();
+  details.Add("queues",
+              absl::StrCat(spec.queues(), ", each ", spec.depth(), " deep",
+                           threads > 1 ? absl::StrCat(", with ", threads, " threads") : ""));
   details.Add("largest request", FormatBytes(spec.max_io_bytes()));
   details.Add("buffers", Buffers(spec.buffer_mode()));
   details.Add("limits", DescribeLimits(spec.limits()));

@@ -116,6 +116,7 @@ v1::DeviceSpec FromSpec(const volume::DeviceSpec& spec) {
   if (spec.id.has_value()) message.set_id(*spec.id);
   message.set_queues(spec.queues);
   message.set_depth(spec.depth);
+  message.set_threads_per_queue(spec.threads_per_queue);
   message.set_max_io_bytes(spec.max_io_bytes);
   message.set_logical_block_bytes(spec.logical_block_bytes);
   message.set_read_only(spec.read_only);
@@ -206,6 +207,7 @@ absl::StatusOr<volume::DeviceSpec> ToDeviceSpec(const v1::DeviceSpec& message) {
   if (message.has_id()) spec.id = message.id();
   spec.queues = message.queues();
   spec.depth = message.depth();
+  spec.threads_per_queue = message.threads_per_queue();
   spec.max_io_bytes = message.max_io_bytes();
   spec.logical_block_bytes = message.logical_block_bytes();
   spec.read_only = message.read_only();

@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <system_error>
 
 #include "absl/strings/escaping.h"
@@ -19,6 +20,7 @@ namespace ublkd::volume {
 namespace {
 
 constexpr size_t kMaxPathBytes = 4095;
+constexpr uint32_t kMaxThreadsPerQueue = 16;
 /// How long one request may take under a limit of bytes.
 constexpr uint64_t kMostSecondsPerRequest = 10;
 
@@ -156,6 +158,12 @@ absl::Status CheckSpec(const DeviceSpec& spec, const DeviceBounds& bounds) {
   if (spec.depth > ublk::kMaxDepth) {
     return OutOfRange("depth", spec.depth, 1, ublk::kMaxDepth, ", or 0 for the default");
   }
+  const uint32_t most_threads =
+      spec.depth == 0 ? kMaxThreadsPerQueue : std::min(spec.depth, kMaxThreadsPerQueue);
+  if (spec.threads_per_queue > most_threads) {
+    return OutOfRange("threads_per_queue", spec.threads_per_queue, 1, most_threads,
+                      ", no more than the depth, or 0 for the default");
+  }
   const uint32_t block_bytes = spec.logical_block_bytes;
   if (block_bytes != 0 && block_bytes != kSmallBlockBytes && block_bytes != kLargeBlockBytes) {
     return absl::InvalidArgumentError(absl::StrCat("spec.logical_block_bytes: ", block_bytes,
@@ -171,6 +179,7 @@ absl::Status CheckSpec(const DeviceSpec& spec, const DeviceBounds& bounds) {
 void FillInDefaults(DeviceSpec& spec, const DeviceBounds& bounds) {
   if (spec.queues == 0) spec.queues = bounds.default_queues;
   if (spec.depth == 0) spec.depth = ublk::DefaultDepth(spec.queues);
+  if (spec.threads_per_queue == 0) spec.threads_per_queue = 1;
   if (spec.max_io_bytes == 0) spec.max_io_bytes = ublk::kDefaultMaxIoBytes;
   spec.limits = target::CompleteLimits(spec.limits.value_or(target::IoLimits()));
 }
@@ -189,6 +198,8 @@ absl::Status CheckSameDevice(const DeviceSpec& effective, const DeviceSpec& requ
   }
   UBLKD_RETURN_IF_ERROR(check("queues", effective.queues, request.queues));
   UBLKD_RETURN_IF_ERROR(check("depth", effective.depth, request.depth));
+  UBLKD_RETURN_IF_ERROR(
+      check("threads_per_queue", effective.threads_per_queue, request.threads_per_queue));
   UBLKD_RETURN_IF_ERROR(check("max_io_bytes", effective.max_io_bytes, request.max_io_bytes));
   UBLKD_RETURN_IF_ERROR(
       check("logical_block_bytes", effective.logical_block_bytes, request.logical_block_bytes));

@@ -36,6 +36,7 @@ struct DeviceSpec {
   std::optional<uint32_t> id;
   uint32_t queues = 0;
   uint32_t depth = 0;
+  uint32_t threads_per_queue = 0;
   uint32_t max_io_bytes = 0;
   uint32_t logical_block_bytes = 0;
   bool read_only = false;
@@ -113,7 +114,7 @@ absl::Status CheckSpec(const DeviceSpec& spec, const DeviceBounds& bounds);
 absl::Status CheckLimits(const target::IoLimits& limits, uint32_t max_io_bytes,
                          absl::string_view prefix);
 
-/// Fills in the queues, depth, request size and limits that a request leaves open.
+/// Fills in the queues, depth, threads, request size and limits that a request leaves open.
 void FillInDefaults(DeviceSpec& spec, const DeviceBounds& bounds);
 
 /// OK when a device with `effective` is what `request` asks for, else ALREADY_EXISTS naming the

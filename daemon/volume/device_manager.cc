@@ -251,6 +251,7 @@ absl::StatusOr<DeviceView> DeviceManager::Attach(const Plan& plan, uint32_t id,
   options.id = id;
   options.queues = static_cast<uint16_t>(record.spec.queues);
   options.depth = static_cast<uint16_t>(record.spec.depth);
+  options.threads_per_queue = static_cast<uint16_t>(record.spec.threads_per_queue);
   options.max_io_bytes = record.spec.max_io_bytes;
   options.read_only = record.spec.read_only;
   options.buffers = record.spec.buffers;
@@ -269,6 +270,7 @@ void DeviceManager::FillInEffective(DeviceRecord& record, const ServedDevice& de
   record.flags = device.features().bits();
   record.spec.queues = in_effect.queues;
   record.spec.depth = in_effect.depth;
+  record.spec.threads_per_queue = in_effect.threads_per_queue;
   record.spec.max_io_bytes = in_effect.max_io_bytes;
   record.spec.read_only = in_effect.read_only;
   record.spec.buffers = in_effect.buffers;

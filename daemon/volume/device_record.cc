@@ -86,11 +86,19 @@ absl::Status DecodeFailAfter(const Json& json, std::optional<uint32_t>& seconds)
   return DecodeNumber(json, "fail_after_seconds", seconds.emplace());
 }
 
+/// Records of an ublkd that knew of one thread only have no such field.
+absl::Status DecodeThreads(const Json& json, uint32_t& threads_per_queue) {
+  threads_per_queue = 1;
+  if (!json.contains("threads_per_queue")) return absl::OkStatus();
+  return DecodeNumber(json, "threads_per_queue", threads_per_queue);
+}
+
 absl::Status DecodeSpec(const Json& json, DeviceSpec& spec) {
   UBLKD_ASSIGN_OR_RETURN(const Json target, ObjectField(json, "target"));
   UBLKD_RETURN_IF_ERROR(DecodeTarget(target, spec));
   UBLKD_RETURN_IF_ERROR(DecodeNumber(json, "queues", spec.queues));
   UBLKD_RETURN_IF_ERROR(DecodeNumber(json, "depth", spec.depth));
+  UBLKD_RETURN_IF_ERROR(DecodeThreads(json, spec.threads_per_queue));
   UBLKD_RETURN_IF_ERROR(DecodeNumber(json, "max_io_bytes", spec.max_io_bytes));
   UBLKD_RETURN_IF_ERROR(DecodeNumber(json, "logical_block_bytes", spec.logical_block_bytes));
   UBLKD_ASSIGN_OR_RETURN(spec.read_only, TruthField(json, "read_only"));
@@ -134,6 +142,9 @@ std::string EncodeDeviceRecord(const DeviceRecord& record) {
   };
   if (record.spec.buffers.has_value()) {
     json["spec"]["buffers"] = std::string(ublk::BufferModeName(*record.spec.buffers));
+  }
+  if (record.spec.threads_per_queue > 1) {
+    json["spec"]["threads_per_queue"] = record.spec.threads_per_queue;
   }
   if (limits.limited()) json["spec"]["limits"] = EncodeLimits(limits);
   if (record.spec.fail_after_seconds.has_value()) {

@@ -240,6 +240,7 @@ absl::Status DeviceManager::TakeOver(DeviceRecord record) {
                          MakeTarget(plan, ublk::Device::kRecoverWait));
   ublk::DeviceOptions options;
   options.id = record.spec.id;
+  options.threads_per_queue = static_cast<uint16_t>(record.spec.threads_per_queue);
   options.on_unexpected_end = [this] { WakeHousekeeper(); };
   UBLKD_ASSIGN_OR_RETURN(const std::shared_ptr<ServedDevice> device,
                          factory_.Recover(options, std::move(target)));

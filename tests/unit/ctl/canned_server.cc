@@ -29,6 +29,7 @@ constexpr char kDevices[] = R"pb(
       limits {}
       buffer_mode: BUFFER_MODE_COPY
       fail_after_seconds: 90
+      threads_per_queue: 1
     }
     size_bytes: 10737418240
     features: "USER_COPY"
@@ -51,6 +52,7 @@ constexpr char kDevices[] = R"pb(
       read_only: true
       limits { iops: 1000 burst_ios: 100 bytes_per_second: 10485760 burst_bytes: 1048576 }
       buffer_mode: BUFFER_MODE_USER_COPY
+      threads_per_queue: 4
     }
     size_bytes: 1610612736
     created_at { seconds: 1769864461 }

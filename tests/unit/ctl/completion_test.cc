@@ -88,18 +88,19 @@ TEST_F(CtlCompletion, Commands) {
 }
 
 TEST_F(CtlCompletion, OptionsOfTheCommandAndGlobalOnesWithoutThoseInUse) {
-  EXPECT_THAT(Complete({"device", "create", "--"}),
-              ElementsAre("--help", "--volume", "--file", "--null", "--id", "--queues", "--depth",
-                          "--block-size", "--max-io", "--read-only", "--buffers", "--iops-limit",
-                          "--iops-burst", "--bandwidth-limit", "--bandwidth-burst", "--fail-after",
-                          "--version", "--socket", "--output", "--timeout"));
+  EXPECT_THAT(
+      Complete({"device", "create", "--"}),
+      ElementsAre("--help", "--volume", "--file", "--null", "--id", "--queues", "--depth",
+                  "--threads-per-queue", "--block-size", "--max-io", "--read-only", "--buffers",
+                  "--iops-limit", "--iops-burst", "--bandwidth-limit", "--bandwidth-burst",
+                  "--fail-after", "--version", "--socket", "--output", "--timeout"));
   EXPECT_THAT(Complete({"device", "create", "--buffers", ""}),
               ElementsAre("copy", "user-copy", "zero-copy"));
-  EXPECT_THAT(
-      Complete({"device", "create", "--read-only", "--queues=2", "-o", "json", "--"}),
-      ElementsAre("--help", "--volume", "--file", "--null", "--id", "--depth", "--block-size",
-                  "--max-io", "--buffers", "--iops-limit", "--iops-burst", "--bandwidth-limit",
-                  "--bandwidth-burst", "--fail-after", "--version", "--socket", "--timeout"));
+  EXPECT_THAT(Complete({"device", "create", "--read-only", "--queues=2", "-o", "json", "--"}),
+              ElementsAre("--help", "--volume", "--file", "--null", "--id", "--depth",
+                          "--threads-per-queue", "--block-size", "--max-io", "--buffers",
+                          "--iops-limit", "--iops-burst", "--bandwidth-limit", "--bandwidth-burst",
+                          "--fail-after", "--version", "--socket", "--timeout"));
   EXPECT_THAT(Complete({"volume", "create", "--label", "a=b", "--l"}), ElementsAre("--label"))
       << "it may be repeated";
 }

@@ -78,6 +78,11 @@ created:          2026-01-31 12:00:00Z
 )"));
 }
 
+TEST_F(CtlOutput, ThreadsOfAQueueInDetail) {
+  EXPECT_THAT(Print({"device", "show", "12"}),
+              testing::HasSubstr("queues:           1, each 64 deep, with 4 threads\n"));
+}
+
 TEST_F(CtlOutput, LimitsInDetail) {
   EXPECT_THAT(
       Print({"device", "show", "12"}),
@@ -189,7 +194,8 @@ TEST_F(CtlOutput, OneDeviceAsJson) {
       "burst_bytes": "0"
     },
     "buffer_mode": "BUFFER_MODE_COPY",
-    "fail_after_seconds": 90
+    "fail_after_seconds": 90,
+    "threads_per_queue": 1
   },
   "size_bytes": "10737418240",
   "features": [

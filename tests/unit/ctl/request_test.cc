@@ -36,6 +36,7 @@ TEST_F(CtlRequest, EveryOptionOfADeviceIsSent) {
   expected.set_id(7);
   expected.set_queues(4);
   expected.set_depth(64);
+  expected.set_threads_per_queue(2);
   expected.set_max_io_bytes(1 << 20);
   expected.set_logical_block_bytes(4096);
   expected.set_read_only(true);
@@ -53,6 +54,8 @@ TEST_F(CtlRequest, EveryOptionOfADeviceIsSent) {
                                     "4",
                                     "--depth",
                                     "64",
+                                    "--threads-per-queue",
+                                    "2",
                                     "--max-io",
                                     "1MiB",
                                     "--block-size",

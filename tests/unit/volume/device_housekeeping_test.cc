@@ -188,6 +188,7 @@ TEST(DeviceRecord, Version2IsReadAsUnlimited) {
   ASSERT_THAT(read, IsOk());
   EXPECT_EQ(DescribeTarget(read->spec), "volume fast/a");
   EXPECT_EQ(read->spec.limits, target::IoLimits());
+  EXPECT_EQ(read->spec.threads_per_queue, 1u);
 }
 
 TEST(DeviceRecord, OnlyWhatAnOlderUblkdCannotServeHasANewVersion) {

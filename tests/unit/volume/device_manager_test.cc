@@ -89,7 +89,11 @@ TEST_F(DeviceManagerTest, AttachingAgainInTheSameWayReturnsTheSameDevice) {
     EXPECT_THAT(devices_->Create(other), Refused(StatusCode::kAlreadyExists, "for writing"));
     other = request;
     other.queues = 1;
-    EXPECT_THAT(devices_->Create(other), Refused(StatusCode::kAlreadyExists, "queues"));
+    EXPECT_THAT(devices_->Create(other), Refused(StatusCode::kAlreadyExists, "another queues"));
+    other = request;
+    other.threads_per_queue = 2;
+    EXPECT_THAT(devices_->Create(other),
+                Refused(StatusCode::kAlreadyExists, "another threads_per_queue: it has 1"));
     other = request;
     other.id = 99;
     EXPECT_THAT(devices_->Create(other), Refused(StatusCode::kAlreadyExists, "99"));
@@ -175,6 +179,13 @@ TEST_F(DeviceManagerTest, EachBadInputHasItsOwnSentenceAndChangesNothing) {
        "spec.depth: 4097 is out of range; give 1 to 4096"},
       {with([](DeviceSpec& spec) { spec.depth = 1u << 20; }), StatusCode::kInvalidArgument,
        "spec.depth"},
+      {with([](DeviceSpec& spec) { spec.threads_per_queue = 17; }), StatusCode::kInvalidArgument,
+       "spec.threads_per_queue: 17 is out of range; give 1 to 16"},
+      {with([](DeviceSpec& spec) {
+         spec.depth = 2;
+         spec.threads_per_queue = 3;
+       }),
+       StatusCode::kInvalidArgument, "spec.threads_per_queue: 3 is out of range; give 1 to 2"},
       {with([](DeviceSpec& spec) { spec.max_io_bytes = 5000; }), StatusCode::kInvalidArgument,
        "spec.max_io_bytes"},
       {with([](DeviceSpec& spec) { spec.logical_block_bytes = 1024; }),

@@ -231,6 +231,17 @@ TEST_F(DeviceRecoveryTest, HowLongUsersWaitIsTheDevicesOrTheServersChoice) {
   EXPECT_EQ(devices_->Get(1)->spec.fail_after_seconds, 60u);
 }
 
+TEST_F(DeviceRecoveryTest, ThreadsOfAQueueOutliveTheServer) {
+  Start();
+  DeviceSpec spec = NullDevice();
+  spec.threads_per_queue = 3;
+  ASSERT_THAT(devices_->Create(spec), IsOk());
+  ASSERT_THAT(devices_->Create(NullDevice()), IsOk());
+  Start();
+  EXPECT_EQ(devices_->Get(0)->spec.threads_per_queue, 3u);
+  EXPECT_EQ(devices_->Get(1)->spec.threads_per_queue, 1u);
+}
+
 TEST_F(DeviceRecoveryTest, AttachingAgainWithAnotherFailAfterIsRefused) {
   MakeVolume("a");
   Start();

@@ -29,6 +29,7 @@ constexpr int kDefaultKills = 8;
 constexpr int kMostMsBetweenKills = 400;
 // Of an emulated machine.
 constexpr seconds kErrorLimit(30);
+constexpr seconds kLoadLimit(120);
 
 int Kills() {
   int kills = kDefaultKills;
@@ -147,6 +148,54 @@ TEST_F(Death, UpgradedAndBackUnderLoadNoPodNotices) {
   std::cout << "ublkd was changed " << changes + 1 << " times\n";
 }
 
+TEST_F(Death, ThreadsThatShareAQueueAreTakenOver) {
+  constexpr uint32_t kThreads = 3;
+  const std::string path = std::string(kRoot) + "/shared";
+  ASSERT_OK(RunCommand({"truncate", "--size=64M", path}));
+  v1::CreateDeviceRequest request;
+  request.mutable_spec()->mutable_file()->set_path(path);
+  request.mutable_spec()->set_queues(1);
+  request.mutable_spec()->set_threads_per_queue(kThreads);
+  const auto create = [&](v1::Device& device) {
+    grpc::ClientContext context;
+    return node_->devices().CreateDevice(&context, request, &device);
+  };
+  v1::Device device;
+  const grpc::Status made = create(device);
+  if (!DriverOffers("PER_IO_DAEMON")) {
+    EXPECT_EQ(made.error_code(), grpc::FAILED_PRECONDITION) << made.error_message();
+    EXPECT_THAT(made.error_message(), testing::HasSubstr("PER_IO_DAEMON"));
+    return;
+  }
+  ASSERT_TRUE(made.ok()) << made.error_message();
+  std::vector<std::string> load = Fio(device.path());
+  // For as long as the kills take.
+  load.push_back("--rate_iops=200");
+  auto check = Process::Start(load, std::string(kRoot) + "/log/fio.log");
+  ASSERT_OK(check);
+  for (int kills = 0; kills < 3; ++kills) {
+    std::this_thread::sleep_for(milliseconds(kMostMsBetweenKills / 2));
+    EXPECT_EQ(UseOf(node_->daemon().pid()).queue_threads, kThreads);
+    node_->KillDaemon();
+    ASSERT_OK(node_->StartDaemon());
+    ASSERT_OK(node_->WaitUntilReady());
+  }
+  const auto code = (*check)->Wait(kLoadLimit);
+  ASSERT_OK(code);
+  EXPECT_EQ(*code, 0) << "I/O failed while ublkd was killed";
+  v1::Device same;
+  const grpc::Status again = create(same);
+  ASSERT_TRUE(again.ok()) << again.error_message();
+  EXPECT_EQ(same.id(), device.id());
+  EXPECT_EQ(same.spec().threads_per_queue(), kThreads);
+  grpc::ClientContext deletion;
+  v1::DeleteDeviceRequest gone;
+  gone.set_id(device.id());
+  v1::DeleteDeviceResponse response;
+  const grpc::Status deleted = node_->devices().DeleteDevice(&deletion, gone, &response);
+  EXPECT_TRUE(deleted.ok()) << deleted.error_message();
+}
+
 TEST_F(Death, AFilesystemGoesOnWhereItWas) {
   PodVolume volume = Volume("fs", "ext4", kVolumeBytes);
   ASSERT_OK(volume.Create());
@@ -261,7 +310,7 @@ TEST_F(Death, RestartOfTheControlPlaneDisturbsNoIo) {
   node_->csi().Signal(SIGKILL);
   ASSERT_OK(node_->csi().Wait(kErrorLimit));
   ASSERT_OK(node_->StartCsi());
-  const auto code = (*check)->Wait(seconds(120));
+  const auto code = (*check)->Wait(kLoadLimit);
   ASSERT_OK(code);
   EXPECT_EQ(*code, 0) << "I/O failed while ublkd-csi was restarted";
   ASSERT_OK(volume.Publish());

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -68,6 +69,14 @@ class NodeTest : public testing::Test {
     return {node_->csi_socket(),
             node_->kubelet_dir(),
             {.name = name, .size_bytes = size_bytes, .fs_type = fs_type, .parameters = {}}};
+  }
+
+  bool DriverOffers(const std::string& feature) {
+    v1::ServerInfo info;
+    grpc::ClientContext context;
+    EXPECT_TRUE(node_->devices().GetServerInfo(&context, {}, &info).ok());
+    const auto& offered = info.driver_features();
+    return std::find(offered.begin(), offered.end(), feature) != offered.end();
   }
 
   /// Hardware queues that ublkd serves over all devices, by its metrics.

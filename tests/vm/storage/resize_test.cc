@@ -3,8 +3,6 @@
 // A volume grows while a pod works on it.
 #include <sys/statvfs.h>
 
-#include <algorithm>
-
 #include "daemon/base/rpc.h"
 #include "tests/vm/storage/busy_pod.h"
 #include "tests/vm/storage/node_test.h"
@@ -40,13 +38,6 @@ int64_t FilesystemBytes(const std::string& folder) {
 // Filesystem.
 class Growth : public NodeTest, public testing::WithParamInterface<const char*> {
  protected:
-  bool DriverResizes() {
-    ublkd::v1::ServerInfo info;
-    grpc::ClientContext context;
-    EXPECT_TRUE(node_->devices().GetServerInfo(&context, {}, &info).ok());
-    return std::find(info.driver_features().begin(), info.driver_features().end(), "UPDATE_SIZE") !=
-           info.driver_features().end();
-  }
   bool GetsOn(BusyPod& pod) {
     const int before = pod.rounds();
     return Eventually([&] { return pod.rounds() > before || pod.failed(); }, kLoadLimit) &&
@@ -59,7 +50,7 @@ class Growth : public NodeTest, public testing::WithParamInterface<const char*> 
 };
 
 TEST_P(Growth, AMountedFilesystemGrowsUnderItsUsers) {
-  if (!DriverResizes()) GTEST_SKIP() << "the driver cannot resize disks";
+  if (!DriverOffers("UPDATE_SIZE")) GTEST_SKIP() << "the driver cannot resize disks";
   const std::string fs_type = GetParam();
   BusyPod pod(std::unique_ptr<PodVolume>(new PodVolume(Volume("data", fs_type, kVolumeBytes))),
               false);
