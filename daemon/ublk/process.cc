@@ -32,7 +32,8 @@ void LogRefusal(absl::string_view what, int error_number) {
 }  // namespace
 
 void PrepareServingProcess() {
-  // All other arguments have to be 0.
+  // In the calls of prctl all arguments that are not used have to be 0.
+  prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
   if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0) LogRefusal("PR_SET_IO_FLUSHER", errno);
 
   const UniqueFd file(open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC));

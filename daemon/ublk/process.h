@@ -5,7 +5,8 @@ namespace ublkd::ublk {
 
 /// Prepares this process for serving disks: memory reclaim must not wait for a disk that we serve
 /// (PR_SET_IO_FLUSHER), and we are the last to be killed when memory is short (OOM score -999).
-/// Raises the limit of open files, too.
+/// Raises the limit of open files, and does without huge pages: of each device a few small pages in
+/// many places are used, which the kernel would make 2 MiB each.
 /// What is refused for lack of privilege is logged once and serving goes on. Call it once from
 /// main before the first device; threads started later inherit it.
 void PrepareServingProcess();

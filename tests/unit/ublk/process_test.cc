@@ -2,7 +2,9 @@
 #include "daemon/ublk/process.h"
 
 #include <gtest/gtest.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 namespace ublkd::ublk {
 namespace {
@@ -20,6 +22,15 @@ TEST(ServingProcess, MayOpenAsManyFilesAsTheHardLimitAllows) {
   ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &after), 0);
   EXPECT_EQ(after.rlim_cur, after.rlim_max);
   EXPECT_GE(after.rlim_max, before.rlim_max);
+}
+
+TEST(ServingProcessDeathTest, HasNoHugePages) {
+  EXPECT_EXIT(
+      {
+        PrepareServingProcess();
+        _exit(prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0));
+      },
+      testing::ExitedWithCode(1), "");
 }
 
 }  // namespace
