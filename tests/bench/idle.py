@@ -25,7 +25,7 @@ _FILE_BYTES = 1 << 30
 _CALLERS = 4
 _STACK_KIB = 8192
 # Parts of the kernel's memory, by their names in /proc/meminfo.
-_PARTS = ("Slab", "KernelStack", "PageTables", "VmallocUsed", "Percpu", "AnonPages", "Mlocked")
+_PARTS = ("Slab", "KernelStack", "PageTables", "VmallocUsed", "Percpu", "AnonPages", "AnonHugePages", "Mlocked")
 
 
 def _ctl(*words: str) -> subprocess.CompletedProcess[str]:
