@@ -15,8 +15,10 @@
 #include <bit>
 #include <cerrno>
 #include <cstdlib>
+#include <filesystem>
 #include <memory>
 #include <string>
+#include <system_error>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -136,12 +138,30 @@ void ChooseBlock(const FileTargetOptions& options, BackingFile& backing) {
   SetDirect(backing.fd.get(), false);
 }
 
-/// Tries on an unnamed file beside it, so that the file itself is not touched.
-bool FolderCan(const std::string& path, int fallocate_mode) {
-  const std::string folder = path.substr(0, std::max<size_t>(path.rfind('/'), 1));
-  const UniqueFd probe(open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
-  if (!probe.valid() || ftruncate(probe.get(), kLargeBlockBytes) != 0) return false;
-  return fallocate(probe.get(), fallocate_mode, 0, kLargeBlockBytes) == 0;
+/// The folder that an open file is in; empty when it is not to be seen from here.
+std::string FolderOf(int fd) {
+  std::error_code error;
+  const auto path = std::filesystem::read_symlink(absl::StrCat("/proc/self/fd/", fd), error);
+  return error ? "" : path.parent_path().string();
+}
+
+/// Whether the filesystem of a file has such a fallocate. Tries on an unnamed file beside it, so
+/// that the file itself is not touched; one that is full says nothing of what it can do.
+bool FilesystemCan(int fd, dev_t device, int fallocate_mode) {
+  const UniqueFd probe(open(FolderOf(fd).c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  if (!probe.valid()) return errno == ENOSPC || errno == EDQUOT;
+  struct stat about;
+  // Something may be mounted over the file alone.
+  if (fstat(probe.get(), &about) != 0 || about.st_dev != device) return false;
+  if (ftruncate(probe.get(), kLargeBlockBytes) != 0) return false;
+  return fallocate(probe.get(), fallocate_mode, 0, kLargeBlockBytes) == 0 || errno != EOPNOTSUPP;
+}
+
+/// Of memory for direct I/O; 0 when the kernel does not tell.
+uint32_t MemoryAlignment(int fd) {
+  struct statx about;
+  if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &about) != 0) return 0;
+  return (about.stx_mask & STATX_DIOALIGN) != 0 ? about.stx_dio_mem_align : 0;
 }
 
 /// The number in a file of the block device's queue folder; 0 without one. A partition's queue is
@@ -163,9 +183,14 @@ absl::Status DescribeFile(const FileTargetOptions& options, const struct stat& a
   const auto file_block = static_cast<uint32_t>(
       std::clamp<blksize_t>(about.st_blksize, geometry.logical_block_bytes, kLargeBlockBytes));
   geometry.physical_block_bytes = std::bit_floor(file_block);
-  geometry.can_discard = FolderCan(options.path, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE);
-  geometry.can_write_zeroes = geometry.can_discard;
-  backing.can_zero_range = FolderCan(options.path, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE);
+  const auto can = [&](int mode) {
+    return FilesystemCan(backing.fd.get(), about.st_dev, mode | FALLOC_FL_KEEP_SIZE);
+  };
+  const bool can_punch = can(FALLOC_FL_PUNCH_HOLE);
+  backing.can_zero_range = can(FALLOC_FL_ZERO_RANGE);
+  backing.keep_space = options.keep_space;
+  geometry.can_discard = can_punch && !options.keep_space;
+  geometry.can_write_zeroes = options.keep_space ? backing.can_zero_range : can_punch;
   return absl::OkStatus();
 }
 
@@ -232,6 +257,10 @@ absl::StatusOr<BackingFile> OpenBackingFile(const FileTargetOptions& options) {
         geometry.logical_block_bytes, "; resize it or use another block size"));
   }
   geometry.read_only = options.read_only;
+  const uint32_t alignment = backing.direct ? MemoryAlignment(backing.fd.get()) : 0;
+  if (alignment > kSmallBlockBytes && alignment <= kLargeBlockBytes) {
+    geometry.memory_alignment_bytes = alignment;
+  }
   // The disk below may have a cache, and without O_DIRECT there is the page cache.
   geometry.volatile_cache = true;
   return backing;

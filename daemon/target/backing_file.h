@@ -19,6 +19,8 @@ struct BackingFile {
   bool direct = false;
   /// FALLOC_FL_ZERO_RANGE works.
   bool can_zero_range = false;
+  /// See FileTargetOptions.
+  bool keep_space = false;
 };
 
 /// Bytes of an open regular file or block device as it is now.

@@ -16,6 +16,8 @@ struct FileTargetOptions {
   /// Absolute path of a regular file or a block device.
   std::string path;
   bool read_only = false;
+  /// What the file has of its filesystem it keeps: there is no discard, and zeroes leave no holes.
+  bool keep_space = false;
   /// 512 or 4096; 0: the smallest that direct I/O on this file takes.
   uint32_t logical_block_bytes = 0;
   /// How long to wait for somebody else to let go of the file: a server that has ended does so some

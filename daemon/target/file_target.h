@@ -38,7 +38,8 @@ class FileTarget::Queue {
       : ring_(&ring),
         fd_(backing.fd.get()),
         file_(ring.RegisterFile(fd_)),
-        can_zero_range_(backing.can_zero_range) {}
+        can_zero_range_(backing.can_zero_range),
+        keep_space_(backing.keep_space) {}
 
   /// A write, or EIO without one.
   class CheckedWrite {
@@ -69,17 +70,24 @@ class FileTarget::Queue {
 
   auto Flush(const Request&) { return ring_->DataSync(file_); }
 
-  auto Discard(const Request& request) { return Fallocate(kPunchHole, request); }
+  uring::Task<Result> Discard(const Request& request) {
+    if (keep_space_) co_return kUnsupported;
+    co_return co_await Fallocate(kPunchHole, request);
+  }
 
   uring::Task<Result> WriteZeroes(const Request& request) {
     if (!Fits(request)) co_return Result::Error(EIO);
-    if (request.no_unmap && can_zero_range_) co_return co_await Fallocate(kZeroRange, request);
+    const bool keep = request.no_unmap || keep_space_;
+    if (keep && can_zero_range_) co_return co_await Fallocate(kZeroRange, request);
+    // In between the space would be anybody's.
+    if (keep_space_) co_return kUnsupported;
     const Result punched = co_await Fallocate(kPunchHole, request);
     if (!punched.ok() || !request.no_unmap) co_return punched;
     co_return co_await Fallocate(kAllocate, request);
   }
 
  private:
+  static constexpr Result kUnsupported = Result::Error(EOPNOTSUPP);
   static constexpr int kPunchHole = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
   static constexpr int kZeroRange = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
   static constexpr int kAllocate = FALLOC_FL_KEEP_SIZE;
@@ -108,6 +116,7 @@ class FileTarget::Queue {
   int fd_;
   uring::File file_;
   bool can_zero_range_;
+  bool keep_space_;
   uint64_t end_bytes_ = kNoEnd;
   uint64_t looked_ns_ = 0;
 };

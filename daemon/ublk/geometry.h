@@ -28,6 +28,10 @@ struct Geometry {
   /// Preferred request for streaming; power of two. 0 means `io_min_bytes`.
   uint32_t io_opt_bytes = 0;
 
+  /// Memory that users transfer directly must begin at a multiple of it where a target gets that
+  /// very memory (zero copy): power of two up to 4096. 0 means the kernel's usual 512.
+  uint32_t memory_alignment_bytes = 0;
+
   bool rotational = false;
   /// Written data is durable only after a flush (or by FUA). Needs `can_flush`.
   bool volatile_cache = false;

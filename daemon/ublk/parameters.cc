@@ -36,6 +36,10 @@ ublk_params EncodeParameters(const Geometry& geometry, uint32_t max_io_bytes) {
   params.basic.max_sectors = Sectors(max_io_bytes);
   params.basic.dev_sectors = geometry.size_bytes / kSectorBytes;
 
+  if (geometry.memory_alignment_bytes != 0) {
+    params.types |= UBLK_PARAM_TYPE_DMA_ALIGN;
+    params.dma.alignment = geometry.memory_alignment_bytes - 1;
+  }
   if (geometry.can_discard || geometry.can_write_zeroes) {
     params.types |= UBLK_PARAM_TYPE_DISCARD;
     params.discard.discard_granularity = geometry.discard_granularity_bytes;
@@ -70,6 +74,9 @@ Parameters DecodeParameters(const ublk_params& params) {
     geometry.discard_granularity_bytes = params.discard.discard_granularity;
     geometry.max_discard_bytes = Bytes(params.discard.max_discard_sectors);
     geometry.max_write_zeroes_bytes = Bytes(params.discard.max_write_zeroes_sectors);
+  }
+  if ((params.types & UBLK_PARAM_TYPE_DMA_ALIGN) != 0) {
+    geometry.memory_alignment_bytes = params.dma.alignment + 1;
   }
   decoded.max_io_bytes = static_cast<uint32_t>(Bytes(params.basic.max_sectors));
   if ((params.types & UBLK_PARAM_TYPE_DEVT) != 0) {

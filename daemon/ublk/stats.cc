@@ -157,7 +157,7 @@ void QueueCounters::AddTo(QueueStats& into) const {
   if (oldest_ns != 0) {
     into.oldest_request_ns = std::max(into.oldest_request_ns, uring::MonotonicNs() - oldest_ns);
   }
-  into.busy_ns += busy_ns_.Read();
+  into.busy_ns = std::max(into.busy_ns, busy_ns_.Read());
   into.exceptions += exceptions_.Read();
 }
 

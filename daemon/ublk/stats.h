@@ -72,7 +72,8 @@ struct OpStats {
 /// A snapshot of one hardware queue.
 struct QueueStats {
   std::array<OpStats, kOpCount> ops = {};
-  /// Time during which at least one request was held.
+  /// Time during which at least one request was held; of threads that share the queue, by the
+  /// busiest.
   uint64_t busy_ns = 0;
   /// How long the target has held the oldest of its requests; 0 when it holds none.
   uint64_t oldest_request_ns = 0;

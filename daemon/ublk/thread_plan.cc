@@ -13,12 +13,13 @@ std::vector<ThreadSpec> PlanThreads(uint32_t device_id, uint16_t depth, uint16_t
   std::vector<ThreadSpec> plan;
   const auto queues = static_cast<uint16_t>(affinity.size());
   for (uint16_t queue = 0; queue < queues; ++queue) {
+    const bool crowded = comb > std::max(CPU_COUNT(&affinity[queue]), 1);
     for (uint16_t first = 0; first < comb; ++first) {
       const auto count = static_cast<uint16_t>((depth - first + comb - 1) / comb);
       const std::string name = absl::StrCat("ublk", device_id, "-q", queue);
       plan.push_back({.name = comb == 1 ? name : absl::StrCat(name, ".", first),
                       .tags = {{.queue = queue, .first = first, .stride = comb, .count = count}},
-                      .cpus = affinity[queue]});
+                      .cpus = crowded ? cpu_set_t() : affinity[queue]});
     }
   }
   return plan;

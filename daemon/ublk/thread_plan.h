@@ -26,7 +26,7 @@ struct ThreadSpec {
 };
 
 /// One thread for each queue, or `threads_per_queue` that share its tags like a comb.
-/// `affinity[n]` are the CPUs of queue n.
+/// `affinity[n]` are the CPUs of queue n, where its threads run if it has one for each of them.
 std::vector<ThreadSpec> PlanThreads(uint32_t device_id, uint16_t depth, uint16_t threads_per_queue,
                                     const std::vector<cpu_set_t>& affinity);
 

@@ -11,8 +11,7 @@
 namespace ublkd::uring {
 namespace {
 
-/// Each pause is twice as long as the one before: all of them last a second. The kernel reads them
-/// when it takes the submission.
+/// The kernel reads them when it takes the submission.
 constexpr auto kPauses = [] {
   std::array<__kernel_timespec, TransferOperation::kMaxRetries> pauses = {};
   int64_t pause_ns = 1'000'000;
@@ -24,6 +23,17 @@ constexpr auto kPauses = [] {
 }();
 
 }  // namespace
+
+bool BasicOperation::IsPassing(int32_t result) {
+  return result == -EAGAIN || result == -ENOMEM || result == -ECANCELED;
+}
+
+void BasicOperation::Pause(unsigned n, Handler after) {
+  set_handler(after);
+  io_uring_sqe* sqe = ring_.Prepare(*this, IORING_OP_TIMEOUT, File{});
+  sqe->addr = reinterpret_cast<uintptr_t>(&kPauses[n]);
+  sqe->len = 1;
+}
 
 TransferOperation::TransferOperation(Ring& ring, uint8_t opcode, File file, Buffer buffer,
                                      uint64_t offset_bytes, int rw_flags)
@@ -66,20 +76,13 @@ void TransferOperation::OnIncomplete(int32_t result) {
     Submit();
   } else if (result == -EINTR) {
     Submit();
-  } else if ((result == -EAGAIN || result == -ENOMEM) && retries_ < kMaxRetries) {
-    Pause();
+  } else if (IsPassing(result) && retries_ < kMaxRetries) {
+    Pause(retries_++, AfterPause);
   } else {
     // Direct I/O refuses to go on in the middle of a block: there the file ends.
     const bool at_end = result == 0 || (result == -EINVAL && done_bytes_ > 0);
     Finish(*this, at_end ? -EIO : result);
   }
-}
-
-void TransferOperation::Pause() {
-  set_handler(AfterPause);
-  io_uring_sqe* sqe = ring_.Prepare(*this, IORING_OP_TIMEOUT, File{});
-  sqe->addr = reinterpret_cast<uintptr_t>(&kPauses[retries_++]);
-  sqe->len = 1;
 }
 
 void TransferOperation::AfterPause(Completion& self, int32_t /*result*/) {
@@ -105,11 +108,22 @@ void SimpleOperation::Submit() {
 }
 
 void SimpleOperation::OnComplete(Completion& self, int32_t result) {
+  auto& operation = static_cast<SimpleOperation&>(self);
+  const uint8_t opcode = operation.fields_.opcode;
+  const bool on_blocks = opcode == IORING_OP_FSYNC || opcode == IORING_OP_FALLOCATE;
   if (result == -EINTR) [[unlikely]] {
-    static_cast<SimpleOperation&>(self).Submit();
-    return;
+    operation.Submit();
+  } else if (on_blocks && IsPassing(result) && operation.retries_ < kMaxRetries) [[unlikely]] {
+    operation.Pause(operation.retries_++, AfterPause);
+  } else {
+    Finish(self, result);
   }
-  Finish(self, result);
+}
+
+void SimpleOperation::AfterPause(Completion& self, int32_t /*result*/) {
+  auto& operation = static_cast<SimpleOperation&>(self);
+  operation.set_handler(OnComplete);
+  operation.Submit();
 }
 
 SleepOperation::SleepOperation(Ring& ring, uint64_t duration_ns)
@@ -126,12 +140,30 @@ void SleepOperation::await_suspend(std::coroutine_handle<> waiter) {
 
 CommandOperation::CommandOperation(Ring& ring, File file, uint32_t command, const void* payload,
                                    uint64_t address)
-    : BasicOperation(ring, Finish), file_(file), command_(command), address_(address) {
+    : BasicOperation(ring, OnComplete), file_(file), command_(command), address_(address) {
   std::memcpy(payload_.data(), payload, kPayloadBytes);
 }
 
 void CommandOperation::await_suspend(std::coroutine_handle<> waiter) {
   waiter_ = waiter;
+  Submit();
+}
+
+void CommandOperation::OnComplete(Completion& self, int32_t result) {
+  if (result == -ENOMEM) [[unlikely]] {
+    static_cast<CommandOperation&>(self).Pause(0, AfterPause);
+  } else {
+    Finish(self, result);
+  }
+}
+
+void CommandOperation::AfterPause(Completion& self, int32_t /*result*/) {
+  auto& command = static_cast<CommandOperation&>(self);
+  command.set_handler(OnComplete);
+  command.Submit();
+}
+
+void CommandOperation::Submit() {
   io_uring_sqe* sqe = ring_.Prepare(*this, IORING_OP_URING_CMD, file_);
   sqe->cmd_op = command_;
   sqe->addr = address_;

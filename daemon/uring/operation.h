@@ -69,6 +69,14 @@ class BasicOperation : public Completion {
     operation.waiter_.resume();
   }
 
+  /// What is tried again after a pause: the kernel is short of something for a moment, memory or a
+  /// thread (which it tells by ECANCELED).
+  static bool IsPassing(int32_t result);
+  /// `after` is the handler of a pause, of which the n-th is twice as long as the one before; all
+  /// kMaxRetries of them last a second.
+  void Pause(unsigned n, Handler after);
+  static constexpr unsigned kMaxRetries = 10;
+
   Ring& ring_;
   std::coroutine_handle<> waiter_;
   int32_t result_ = 0;
@@ -79,7 +87,7 @@ class BasicOperation : public Completion {
 /// of for a moment (EAGAIN, ENOMEM) is tried again after pauses, for a second in all.
 class [[nodiscard]] TransferOperation : public BasicOperation {
  public:
-  static constexpr unsigned kMaxRetries = 10;
+  using BasicOperation::kMaxRetries;
 
   void await_suspend(std::coroutine_handle<> waiter);
   Result await_resume() const noexcept { return Result::FromKernel(result_); }
@@ -89,7 +97,6 @@ class [[nodiscard]] TransferOperation : public BasicOperation {
   TransferOperation(Ring& ring, uint8_t opcode, File file, Buffer buffer, uint64_t offset_bytes,
                     int rw_flags);
   void Submit();
-  void Pause();
   void OnIncomplete(int32_t result);
   static void OnComplete(Completion& self, int32_t result);
   static void AfterPause(Completion& self, int32_t result);
@@ -104,7 +111,8 @@ class [[nodiscard]] TransferOperation : public BasicOperation {
 };
 
 /// One submission whose outcome is success or an errno, or a number. An interrupted one is
-/// submitted again.
+/// submitted again; so is work on a file's blocks, as TransferOperation, when the kernel is short
+/// of something.
 class [[nodiscard]] SimpleOperation : public BasicOperation {
  public:
   void await_suspend(std::coroutine_handle<> waiter);
@@ -124,9 +132,11 @@ class [[nodiscard]] SimpleOperation : public BasicOperation {
   };
   SimpleOperation(Ring& ring, const Fields& fields);
   static void OnComplete(Completion& self, int32_t result);
+  static void AfterPause(Completion& self, int32_t result);
   void Submit();
 
   Fields fields_;
+  unsigned retries_ = 0;
 };
 
 /// Success or an errno.
@@ -153,7 +163,8 @@ class [[nodiscard]] SleepOperation : public BasicOperation {
 };
 
 /// A command for a driver (IORING_OP_URING_CMD) with its 16 bytes of payload, and an address beside
-/// them for drivers that want one.
+/// them for drivers that want one. Without the memory to take it, the kernel is asked again until
+/// it has some: the driver has not seen it then.
 class [[nodiscard]] CommandOperation : public BasicOperation {
  public:
   static constexpr size_t kPayloadBytes = 16;
@@ -168,6 +179,10 @@ class [[nodiscard]] CommandOperation : public BasicOperation {
                    uint64_t address = 0);
 
  private:
+  void Submit();
+  static void OnComplete(Completion& self, int32_t result);
+  static void AfterPause(Completion& self, int32_t result);
+
   File file_;
   uint32_t command_;
   uint64_t address_;

@@ -22,6 +22,9 @@ constexpr unsigned kCoopTaskrun = 1U << 8;
 constexpr unsigned kSingleIssuer = 1U << 12;
 constexpr unsigned kDeferTaskrun = 1U << 13;
 
+/// Threads for what the kernel cannot do without waiting, such as fallocate.
+constexpr unsigned kMostWorkers = 8;
+
 /// From best to plain. DEFER_TASKRUN (6.1) runs completions only when the loop asks for them,
 /// COOP_TASKRUN (5.19) spares the interrupt that would tell of them.
 constexpr std::array<unsigned, 4> kSetups = {
@@ -80,6 +83,9 @@ void Ring::RegisterTables() {
       io_uring_register_files_sparse(&ring_, options_.registered_files) == 0) {
     file_places_.resize(options_.registered_files, false);
   }
+  // Of a thousand rings each may have as many, and all count as threads of this process.
+  std::array<unsigned, 2> workers = {kMostWorkers, kMostWorkers};
+  io_uring_register_iowq_max_workers(&ring_, workers.data());
   if (options_.registered_buffers > 0) {
     // Without it RegisterBuffer fails, and plain buffers are used.
     io_uring_register_buffers_sparse(&ring_, options_.registered_buffers);

@@ -92,6 +92,7 @@ class Ring {
   uint64_t enters() const { return enters_; }
 
  private:
+  friend class BasicOperation;
   friend class TransferOperation;
   friend class SimpleOperation;
   friend class SleepOperation;

@@ -104,6 +104,34 @@ TEST_P(FileTargetTest, DiscardAndZeroesKeepTheirPromises) {
   EXPECT_EQ(after.st_size, before.st_size);
 }
 
+TEST_P(FileTargetTest, WhatAFileHasItMayKeep) {
+  const std::string path = Make(kFileBytes);
+  const UniqueFd file(open(path.c_str(), O_RDWR | O_CLOEXEC));
+  ASSERT_EQ(fallocate(file.get(), 0, 0, kFileBytes), 0);
+  const auto allocated = [&] {
+    struct stat about;
+    EXPECT_EQ(fstat(file.get(), &about), 0);
+    return static_cast<uint64_t>(about.st_blocks) * 512;
+  };
+  auto backing = OpenBackingFile({.path = path, .keep_space = true});
+  ASSERT_TRUE(backing.ok()) << backing.status();
+  EXPECT_FALSE(backing->geometry.can_discard);
+  EXPECT_EQ(backing->geometry.can_write_zeroes, backing->can_zero_range);
+  const bool zeroes = backing->can_zero_range;
+  FileTarget target(*std::move(backing));
+  QueueDriver<FileTarget> queue(target);
+  RequestBuffer data(kFileBytes, 'd');
+  ASSERT_EQ(queue.Write(0, data), Result::Ok());
+  // A disk that was made without this asks for it all the same.
+  EXPECT_EQ(queue.Do({.op = ublk::Op::kDiscard, .length_bytes = kFileBytes}),
+            Result::Error(EOPNOTSUPP));
+  EXPECT_EQ(queue.Do({.op = ublk::Op::kWriteZeroes, .length_bytes = kFileBytes}),
+            zeroes ? Result::Ok() : Result::Error(EOPNOTSUPP));
+  EXPECT_GE(allocated(), kFileBytes);
+  ASSERT_EQ(queue.Read(0, data), Result::Ok());
+  EXPECT_TRUE(data.AllAre(zeroes ? '\0' : 'd'));
+}
+
 TEST_P(FileTargetTest, ATruncatedFileIsAnErrorNotShortData) {
   const std::string path = Make(kFileBytes);
   auto backing = OpenBackingFile({.path = path});

@@ -19,6 +19,7 @@ TEST(Parameters, WhatIsSetIsWhatIsRead) {
                                       .logical_block_bytes = 512,
                                       .physical_block_bytes = 4096,
                                       .io_opt_bytes = 64 << 10,
+                                      .memory_alignment_bytes = 4096,
                                       .rotational = true,
                                       .volatile_cache = true});
   const Parameters decoded = DecodeParameters(EncodeParameters(geometry, kMaxIoBytes));
@@ -26,6 +27,7 @@ TEST(Parameters, WhatIsSetIsWhatIsRead) {
   EXPECT_EQ(decoded.geometry.logical_block_bytes, 512u);
   EXPECT_EQ(decoded.geometry.physical_block_bytes, 4096u);
   EXPECT_EQ(decoded.geometry.io_opt_bytes, 64u << 10);
+  EXPECT_EQ(decoded.geometry.memory_alignment_bytes, 4096u);
   EXPECT_TRUE(decoded.geometry.rotational);
   EXPECT_TRUE(decoded.geometry.volatile_cache);
   EXPECT_TRUE(decoded.geometry.can_discard);

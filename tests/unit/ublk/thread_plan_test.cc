@@ -21,6 +21,14 @@ TEST(ThreadPlan, OneThreadServesOneQueue) {
   EXPECT_TRUE(CPU_ISSET(3, &plan[3].cpus));
 }
 
+TEST(ThreadPlan, ThreadsOfAQueueRunOnItsCpusIfThoseAreEnough) {
+  std::vector<cpu_set_t> affinity(1);
+  CPU_SET(3, &affinity[0]);
+  CPU_SET(5, &affinity[0]);
+  EXPECT_EQ(CPU_COUNT(&PlanThreads(0, 128, 2, affinity)[1].cpus), 2);
+  EXPECT_EQ(CPU_COUNT(&PlanThreads(0, 128, 3, affinity)[1].cpus), 0) << "anywhere";
+}
+
 TEST(ThreadPlan, EveryTagIsServedOnce) {
   for (const uint16_t threads : {1, 2, 3, 7, 10}) {
     constexpr uint16_t kQueues = 2;
