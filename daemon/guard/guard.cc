@@ -2,6 +2,7 @@
 #include "daemon/guard/guard.h"
 
 #include <algorithm>
+#include <atomic>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -18,7 +19,7 @@ using volume::KernelDevice;
 Guard::Guard(GuardOptions options, volume::DeviceFactory& factory, Clock clock)
     : options_(std::move(options)), factory_(factory), clock_(std::move(clock)) {}
 
-Guard::~Guard() { LetGo(); }
+Guard::~Guard() { (void)LetGo(); }
 
 // Once for each reason: it is tried again and again.
 void Guard::Complain(const std::string& what, const absl::Status& status) {
@@ -28,29 +29,31 @@ void Guard::Complain(const std::string& what, const absl::Status& status) {
   LogError("devices cannot be looked at", {{"what", what}, {"reason", said}});
 }
 
-std::vector<DeviceRecord> Guard::ReadRecords() {
-  std::vector<DeviceRecord> ours;
+Guard::Records Guard::ReadRecords() {
   const auto directory = volume::DeviceRecords::OpenToRead(options_.records_dir);
   // There never was an ublkd.
-  if (absl::IsNotFound(directory.status())) return ours;
+  if (absl::IsNotFound(directory.status())) return {.complete = true};
   if (!directory.ok()) {
     Complain(options_.records_dir, directory.status());
-    return ours;
+    return {};
   }
   const auto records = directory->Load();
   if (!records.ok()) {
     Complain(options_.records_dir, records.status());
-    return ours;
+    return {};
   }
+  Records read = {.complete = true};
   for (const auto& [id, record] : *records) {
+    // It may be removed while it is read.
+    if (absl::IsNotFound(record.status())) continue;
     if (!record.ok()) {
-      // It may be removed while it is read.
-      if (!absl::IsNotFound(record.status())) Complain(directory->PathOf(id), record.status());
+      Complain(directory->PathOf(id), record.status());
+      read.unreadable.push_back(id);
     } else if (record->boot_id == options_.boot_id) {
-      ours.push_back(*record);
+      read.ours.push_back(*record);
     }
   }
-  return ours;
+  return read;
 }
 
 // A device that was removed, or quiesced once more, is no longer ours to serve.
@@ -76,7 +79,8 @@ std::optional<Guard::Due> Guard::LookAt(const DeviceRecord& record, Policy polic
     Complain(volume::BlockPath(id), known.status());
     return std::nullopt;
   }
-  if (!known->has_value() || !(*known)->recoverable ||
+  const bool others = record.cookie != 0 && known->has_value() && (*known)->cookie != record.cookie;
+  if (!known->has_value() || others || !(*known)->recoverable ||
       (*known)->state != volume::DeviceState::kQuiesced) {
     waiting_.erase(id);
     return std::nullopt;
@@ -121,7 +125,7 @@ void Guard::Report(const Due& due) {
 
 void Guard::Look(Policy policy) {
   DropEnded();
-  const std::vector<DeviceRecord> records = ReadRecords();
+  const std::vector<DeviceRecord> records = ReadRecords().ours;
   std::vector<Due> due;
   for (const DeviceRecord& record : records) {
     if (auto one = LookAt(record, policy)) due.push_back(*std::move(one));
@@ -135,25 +139,31 @@ void Guard::Look(Policy policy) {
   for (const Due& one : due) Report(one);
 }
 
-void Guard::LetGo() {
+bool Guard::LetGo() {
   waiting_.clear();
+  std::atomic<bool> all_left = true;
   std::vector<std::pair<uint32_t, std::shared_ptr<volume::ServedDevice>>> all(held_.begin(),
                                                                               held_.end());
   held_.clear();
-  volume::ForEachInParallel(all, [](auto& one) {
+  volume::ForEachInParallel(all, [&all_left](auto& one) {
     const absl::Status left = one.second->Leave(absl::InfiniteFuture());
     if (!left.ok()) {
       LogError("device does not end to be answered with errors",
                {{"device", one.first}, {"reason", std::string(left.message())}});
+      all_left = false;
       return;
     }
     LogInfo("device is given back: its users wait for a server", {{"device", one.first}});
   });
+  return all_left;
 }
 
 bool Guard::AnyInUse() {
-  for (const DeviceRecord& record : ReadRecords()) {
-    const uint32_t id = *record.spec.id;
+  const Records records = ReadRecords();
+  if (!records.complete) return true;
+  std::vector<uint32_t> ids = records.unreadable;
+  for (const DeviceRecord& record : records.ours) ids.push_back(*record.spec.id);
+  for (const uint32_t id : ids) {
     const auto known = factory_.Find(id);
     if (known.ok() && !known->has_value()) continue;
     if (!known.ok() || !factory_.CheckUnused(id).ok()) return true;

@@ -51,8 +51,8 @@ class Guard {
   void Look(Policy policy);
 
   /// Somebody serves: gives the devices back, whose users then wait for that server, and forgets
-  /// how long the others have waited.
-  void LetGo();
+  /// how long the others have waited. False when the driver does not confirm it for all of them.
+  bool LetGo();
 
   /// Devices that are answered with errors.
   size_t held() const { return held_.size(); }
@@ -75,8 +75,15 @@ class Guard {
     absl::StatusOr<std::shared_ptr<volume::ServedDevice>> device = absl::UnknownError("");
   };
 
-  /// Of devices of this boot; empty when they cannot be had.
-  std::vector<volume::DeviceRecord> ReadRecords();
+  struct Records {
+    /// Of devices of this boot.
+    std::vector<volume::DeviceRecord> ours = {};
+    /// Ids of those that cannot be read.
+    std::vector<uint32_t> unreadable = {};
+    /// There are no others.
+    bool complete = false;
+  };
+  Records ReadRecords();
   void Complain(const std::string& what, const absl::Status& status);
   void DropEnded();
   std::optional<Due> LookAt(const volume::DeviceRecord& record, Policy policy);

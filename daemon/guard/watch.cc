@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "daemon/base/log.h"
 #include "daemon/base/status.h"
@@ -69,6 +70,8 @@ absl::StatusOr<bool> Watch::AwaitTurn() {
 absl::Status Watch::Run() {
   UBLKD_ASSIGN_OR_RETURN(const bool its_turn, AwaitTurn());
   if (!its_turn) return absl::OkStatus();
+  // Before an ublkd, or the next guard, sees that this one is gone.
+  const absl::Cleanup let_go = [this] { (void)guard_.LetGo(); };
   UBLKD_ASSIGN_OR_RETURN(listener_, ListenOnUnixSocket(options_.socket));
   LogInfo("ublkd-guard watches", {{"socket", options_.socket}, {"now", options_.now}});
   const absl::Duration first_look = clock_() + options_.grace;
@@ -116,7 +119,10 @@ bool Watch::WaitForEvents(absl::Duration limit) {
 
 void Watch::Accept() {
   UniqueFd connection(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-  if (connection.valid()) callers_.emplace_back().connection = std::move(connection);
+  if (!connection.valid()) return;
+  callers_.emplace_back().connection = std::move(connection);
+  // An ublkd says at once that it serves: no device may be taken over from under it.
+  Listen(callers_.back());
 }
 
 // Takes what the caller has said; one that has hung up has no connection afterwards.
@@ -143,8 +149,8 @@ void Watch::Obey(Caller& caller, const std::string& line) {
   if (line == volume::kNowLine) caller.wants_errors = true;
   if (line != volume::kServingLine) return;
   LogInfo("ublkd is there", {{"devices_held", guard_.held()}});
-  guard_.LetGo();
   caller.serves = true;
+  if (!guard_.LetGo()) return;
   const absl::string_view clear = volume::kClearLine;
   (void)send(caller.connection.get(), clear.data(), clear.size(), MSG_NOSIGNAL);
 }

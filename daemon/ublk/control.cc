@@ -27,7 +27,8 @@ DeviceInfo Decode(const ublksrv_ctrl_dev_info& info) {
           .state = static_cast<DeviceState>(info.state),
           .max_io_bytes = info.max_io_buf_bytes,
           .server_pid = info.ublksrv_pid,
-          .features = Features(info.flags)};
+          .features = Features(info.flags),
+          .cookie = info.ublksrv_flags};
 }
 
 absl::Status CommandError(int result, absl::string_view what) {
@@ -128,6 +129,7 @@ absl::StatusOr<DeviceInfo> Control::AddDevice(const AddDeviceRequest& request) {
   info.max_io_buf_bytes = request.max_io_bytes;
   info.dev_id = request.id.value_or(kAnyDevice);
   info.flags = request.features.bits();
+  info.ublksrv_flags = request.cookie;
   const int result = Execute({.opcode = UBLK_U_CMD_ADD_DEV,
                               .device = info.dev_id,
                               .buffer = &info,

@@ -35,6 +35,8 @@ struct DeviceInfo {
   pid_t server_pid = -1;
   /// In effect for this device.
   Features features = {};
+  /// Of who made it, see AddDeviceRequest.
+  uint64_t cookie = 0;
 };
 
 /// What a device is to become.
@@ -45,6 +47,8 @@ struct AddDeviceRequest {
   uint16_t depth = 128;
   uint32_t max_io_bytes = 512 << 10;
   Features features = {};
+  /// The driver keeps it with the device and does not look at it (ublksrv_flags of the ABI).
+  uint64_t cookie = 0;
 };
 
 /// Parameters as the driver holds them.

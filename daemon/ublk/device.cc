@@ -239,6 +239,7 @@ absl::Status Device::BeginService() {
 absl::Status Device::Add() {
   UBLKD_ASSIGN_OR_RETURN(options_.buffers, ChooseBufferMode(options_.buffers, target_->data_use(),
                                                             control_.features()));
+  if (*options_.buffers != BufferMode::kZeroCopy) geometry_.memory_alignment_bytes = 0;
   const bool comb = options_.threads_per_queue > 1;
   const Features wished(control_.features().bits() & Features().With(Feature::kUpdateSize).bits());
   const Features asked(options_.extra_features.bits() | wished.bits() |
@@ -250,10 +251,12 @@ absl::Status Device::Add() {
                                                     .queues = options_.queues,
                                                     .depth = options_.depth,
                                                     .max_io_bytes = options_.max_io_bytes,
-                                                    .features = asked}));
+                                                    .features = asked,
+                                                    .cookie = options_.cookie}));
   added_ = true;
   UBLKD_RETURN_IF_ERROR(CheckGranted(asked, info_.features));
   options_.id = info_.id;
+  if (info_.cookie != options_.cookie) options_.cookie = 0;
   options_.queues = info_.queues;
   options_.depth = info_.depth;
   options_.max_io_bytes = std::min(options_.max_io_bytes, info_.max_io_bytes);
@@ -288,6 +291,7 @@ absl::Status Device::CheckRecoverable() {
   options_.max_io_bytes = disk.max_io_bytes;
   options_.read_only = disk.geometry.read_only;
   options_.recoverable = true;
+  options_.cookie = info_.cookie;
   options_.threads_per_queue = info_.features.Has(Feature::kPerIoDaemon)
                                    ? std::max<uint16_t>(options_.threads_per_queue, 1)
                                    : 1;
@@ -402,7 +406,8 @@ absl::Status Device::Leave(absl::Time deadline) {
 }
 
 absl::Status Device::StopDisk(StopMode mode) {
-  const bool in_use_matters = mode == StopMode::kIfUnused && live();
+  // Also when nobody serves it: a disk that was quiesced from outside may be mounted.
+  const bool in_use_matters = mode == StopMode::kIfUnused;
   UniqueFd claim;
   if (in_use_matters && control_.features().Has(Feature::kSafeStopDev)) {
     absl::Status status = control_.TryStopDevice(info_.id);
@@ -410,7 +415,10 @@ absl::Status Device::StopDisk(StopMode mode) {
     if (absl::IsNotFound(status)) status = absl::OkStatus();
     UBLKD_RETURN_IF_ERROR(status);
   } else if (in_use_matters) {
-    UBLKD_ASSIGN_OR_RETURN(claim, ClaimUnusedDisk(block_path_, makedev(major_, minor_)));
+    absl::StatusOr<UniqueFd> claimed = ClaimUnusedDisk(block_path_, makedev(major_, minor_));
+    if (!absl::IsNotFound(claimed.status())) {
+      UBLKD_ASSIGN_OR_RETURN(claim, std::move(claimed));
+    }
   }
   if (threads_ != nullptr) threads_->EndService();
   // The driver waits for what is held.

@@ -67,6 +67,9 @@ struct DeviceOptions {
   /// Asked for on top of what the engine always asks for; refused with FAILED_PRECONDITION when the
   /// driver does not grant all of them.
   Features extra_features = {};
+  /// By which its maker knows the device again; 0: none. In effect 0 when the driver did not keep
+  /// it. Recover keeps the one that the device has.
+  uint64_t cookie = 0;
   /// Counters and latencies; only measurements of their cost switch them off.
   bool metrics = true;
   /// Called at most once, on a queue thread, when the device ended though nobody called Stop (it

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -55,8 +56,15 @@ void QueueThread::Leave() {
 }
 
 void QueueThread::Start(std::shared_ptr<CharDevice> device, DeviceTarget& target) {
-  thread_ = std::thread(
-      [this, device = std::move(device), &target]() mutable { Run(std::move(device), target); });
+  try {
+    thread_ = std::thread(
+        [this, device = std::move(device), &target]() mutable { Run(std::move(device), target); });
+  } catch (const std::system_error& error) {
+    ready_.set_value(absl::ResourceExhaustedError(
+        absl::StrCat("start thread ", options_.spec.name, ": ", error.code().message(),
+                     "; raise the limit of threads (pids.max of the control group)")));
+    options_.on_end();
+  }
 }
 
 absl::Status QueueThread::WaitReady() { return ready_.get_future().get(); }

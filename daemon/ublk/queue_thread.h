@@ -43,10 +43,12 @@ class QueueThread {
   /// As Join.
   ~QueueThread();
 
-  /// Starts the thread. `target` outlives it; it drops `device` when it ends.
+  /// Starts the thread. `target` outlives it; it drops `device` when it ends. One that cannot be
+  /// made is one that ends at once, see WaitReady.
   void Start(std::shared_ptr<CharDevice> device, DeviceTarget& target);
 
   /// Waits until all its tags are fetched, or why that failed (the thread ends by itself then).
+  /// RESOURCE_EXHAUSTED there may be no more threads.
   absl::Status WaitReady();
 
   /// After WaitReady, any thread, once: answers what the target holds, takes no more and ends. The

@@ -31,6 +31,8 @@ struct DriverInfo {
 struct KernelDevice {
   /// -1 when nobody serves it.
   pid_t server_pid = -1;
+  /// Of who made it; see ublk::DeviceOptions.
+  uint64_t cookie = 0;
   /// It has a disk that outlives its server.
   bool recoverable = false;
   DeviceState state = DeviceState::kFailed;

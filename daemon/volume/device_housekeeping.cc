@@ -62,7 +62,8 @@ void DeviceManager::WatchDevices() {
     std::vector<WatchedDevice> served;
     for (const auto& [id, entry] : devices_) {
       if (!entry.exists() || entry.device == nullptr) continue;
-      served.push_back({id, entry.view.created_at, entry.view.spec, entry.device->RequestCount(),
+      served.push_back({id, entry.view.created_at, entry.record.generation, entry.view.spec,
+                        entry.device->RequestCount(),
                         [device = entry.device] { return device->Stats(); }});
     }
     lock.unlock();
@@ -80,7 +81,8 @@ void DeviceManager::WaitForFirstLook() {
 
 absl::Status DeviceManager::Started() const {
   const std::lock_guard lock(mutex_);
-  if (looked_) return absl::OkStatus();
+  if (knows_leftovers_) return absl::OkStatus();
+  if (looked_) return readiness_;
   return absl::UnavailableError(
       "ublkd is starting: it takes over the devices of the one before; try again");
 }
@@ -99,6 +101,7 @@ void DeviceManager::KeepHouse() {
     const bool all_served = RecoverWaiting();
     std::unique_lock lock(mutex_);
     looked_ = true;
+    knows_leftovers_ = knows_leftovers_ || ready || !factory_.Present();
     changed_.notify_all();
     const auto due = [this] { return wake_ || stopping_; };
     if (ready && all_served) {
@@ -165,9 +168,17 @@ void DeviceManager::LookForEnded() {
 void DeviceManager::LookAtEnded(const Entry& entry) {
   const uint32_t id = entry.view.id;
   const std::string target = DescribeTarget(entry.view.spec);
-  const absl::Status left = entry.device->Leave(absl::InfiniteFuture());
+  // Whatever it says, the driver knows better.
+  (void)entry.device->Leave(absl::InfiniteFuture());
   const absl::StatusOr<std::optional<KernelDevice>> known = factory_.Find(id);
-  if (left.ok() && known.ok() && known->has_value() && (*known)->recoverable) {
+  if (!known.ok()) {
+    // No reason to give up what may have users.
+    LogError(
+        "service of a device has ended, and the driver does not tell why: it is tried again",
+        {{"device", id}, {"target", target}, {"reason", std::string(known.status().message())}});
+    return Await(id, known.status());
+  }
+  if (known->has_value() && (*known)->recoverable) {
     LogWarning("service of a device has ended: it is taken over",
                {{"device", id}, {"target", target}});
     Adopt(entry.record, **known);
@@ -180,6 +191,18 @@ void DeviceManager::LookAtEnded(const Entry& entry) {
              {{"device", id}, {"reason", std::string(stopped.message())}});
   }
   GiveIdBack(id);
+}
+
+// From now on it waits to be taken over.
+void DeviceManager::Await(uint32_t id, const absl::Status& why) {
+  const std::lock_guard lock(mutex_);
+  Entry& entry = devices_[id];
+  entry.phase = Phase::kWaiting;
+  entry.device = nullptr;
+  entry.throttle = nullptr;
+  entry.view.state = DeviceState::kQuiesced;
+  entry.view.server_pid = 0;
+  entry.view.reason = std::string(why.message());
 }
 
 void DeviceManager::StopTakingCalls() {

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <random>
 #include <system_error>
 
 #include "absl/strings/str_cat.h"
@@ -16,6 +17,16 @@
 #include "daemon/volume/device_plan.h"
 
 namespace ublkd::volume {
+namespace {
+
+uint64_t RandomCookie() {
+  std::random_device random;
+  uint64_t cookie = 0;
+  while (cookie == 0) cookie = uint64_t{random()} << 32 | random();
+  return cookie;
+}
+
+}  // namespace
 
 DeviceManager::DeviceManager(DeviceManagerOptions options, DeviceFactory& factory,
                              VolumeManager& volumes, DeviceRecords records)
@@ -124,12 +135,28 @@ absl::StatusOr<std::optional<DeviceView>> DeviceManager::FindSame(const Plan& pl
   return std::nullopt;
 }
 
+// The device with an unreadable record that serves this.
+std::optional<Attachment> DeviceManager::FindBlocked(const std::string& key) const {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [id, blocked] : blocked_) {
+    if (!key.empty() && blocked.key == key) return Attachment{id, blocked.disk_bytes};
+  }
+  return std::nullopt;
+}
+
+absl::Status DeviceManager::RefuseBlocked(uint32_t id) const {
+  return absl::FailedPreconditionError(
+      absl::StrCat(BlockPath(id), " cannot be served, since its record ", records_.PathOf(id),
+                   " cannot be read: see the log; if a newer ublkd wrote it, start that one"));
+}
+
 absl::StatusOr<DeviceView> DeviceManager::Create(const DeviceSpec& request) {
   UBLKD_RETURN_IF_ERROR(Readiness());
   UBLKD_RETURN_IF_ERROR(CheckSpec(request, options_.bounds));
   Plan plan;
   plan.spec = request;
   UBLKD_RETURN_IF_ERROR(FindData(plan));
+  if (const auto blocked = FindBlocked(plan.key)) return RefuseBlocked(blocked->device_id);
   UBLKD_ASSIGN_OR_RETURN(const std::optional<DeviceView> same, FindSame(plan));
   if (same.has_value()) return *same;
   FillInDefaults(plan.spec, options_.bounds);
@@ -175,6 +202,7 @@ absl::StatusOr<std::unique_ptr<ublk::DeviceTarget>> DeviceManager::MakeTarget(
   if (const auto* volume = std::get_if<VolumeSpec>(&plan.spec.target)) {
     UBLKD_ASSIGN_OR_RETURN(const VolumeRecord record, volumes_.Describe(volume->id));
     options.logical_block_bytes = record.logical_block_bytes;
+    options.keep_space = record.provisioning == Provisioning::kThick;
   }
   return target::OpenFileTarget(options);
 }
@@ -202,7 +230,7 @@ absl::Status DeviceManager::TakeThisId(const Plan& plan, uint32_t id) {
   {
     const std::lock_guard lock(mutex_);
     if (stopping_) return absl::UnavailableError("ublkd is stopping: it makes no more devices");
-    if (blocked_ids_.count(id) != 0) {
+    if (blocked_.count(id) != 0) {
       return taken(absl::StrCat("record ", records_.PathOf(id), " cannot be read"));
     }
     const auto [found, inserted] = devices_.try_emplace(id);
@@ -242,6 +270,7 @@ absl::StatusOr<DeviceView> DeviceManager::Attach(const Plan& plan, uint32_t id,
   record.boot_id = options_.boot_id;
   record.server_pid = getpid();
   record.created_at = absl::Now();
+  record.cookie = RandomCookie();
   FillInFailAfter(record);
   // Before the driver hears of the device: a kill from here on leaves nothing unknown.
   UBLKD_RETURN_IF_ERROR(records_.Write(record));
@@ -255,6 +284,7 @@ absl::StatusOr<DeviceView> DeviceManager::Attach(const Plan& plan, uint32_t id,
   options.max_io_bytes = record.spec.max_io_bytes;
   options.read_only = record.spec.read_only;
   options.buffers = record.spec.buffers;
+  options.cookie = record.cookie;
   options.on_unexpected_end = [this] { WakeHousekeeper(); };
   UBLKD_ASSIGN_OR_RETURN(std::shared_ptr<ServedDevice> device,
                          factory_.Create(options, std::move(target)));
@@ -268,6 +298,7 @@ absl::StatusOr<DeviceView> DeviceManager::Attach(const Plan& plan, uint32_t id,
 void DeviceManager::FillInEffective(DeviceRecord& record, const ServedDevice& device) {
   const ublk::DeviceOptions& in_effect = device.options();
   record.flags = device.features().bits();
+  record.cookie = in_effect.cookie;
   record.spec.queues = in_effect.queues;
   record.spec.depth = in_effect.depth;
   record.spec.threads_per_queue = in_effect.threads_per_queue;
@@ -388,6 +419,7 @@ absl::Status DeviceManager::Delete(uint32_t id) {
 absl::StatusOr<DeviceView> DeviceManager::Get(uint32_t id) {
   UBLKD_RETURN_IF_ERROR(Readiness());
   const std::lock_guard lock(mutex_);
+  if (blocked_.count(id) != 0) return RefuseBlocked(id);
   const auto found = devices_.find(id);
   if (found == devices_.end() || !found->second.exists()) {
     return NoSuchDevice(id);
@@ -420,6 +452,9 @@ absl::StatusOr<std::vector<DeviceView>> DeviceManager::List(bool all) {
 }
 
 std::optional<Attachment> DeviceManager::AttachedTo(const std::string& volume_id) const {
+  DeviceSpec spec;
+  spec.target = VolumeSpec{volume_id};
+  if (const auto blocked = FindBlocked(DescribeTarget(spec))) return blocked;
   const std::lock_guard lock(mutex_);
   for (const auto& [id, entry] : devices_) {
     const auto* volume = std::get_if<VolumeSpec>(&entry.view.spec.target);

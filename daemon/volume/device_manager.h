@@ -88,7 +88,8 @@ class DeviceManager : public Attachments {
   void Start();
   /// Returns when the first look for the driver and the leftovers has ended, whatever it found.
   void WaitForFirstLook();
-  /// UNAVAILABLE until the first look has ended. Never waits.
+  /// UNAVAILABLE until it is known which volumes the server before has left attached: a volume that
+  /// looks free may be in use. Without a driver none is. Never waits.
   absl::Status Started() const;
   /// OK when devices can be made, else the reason with its remedy. Never waits.
   absl::Status Readiness();
@@ -161,6 +162,13 @@ class DeviceManager : public Attachments {
   absl::Status PlanVolume(const VolumeSpec& volume, Plan& plan);
   absl::Status PlanFile(const FileSpec& file, Plan& plan);
   absl::StatusOr<std::optional<DeviceView>> FindSame(const Plan& plan);
+  struct Blocked {
+    /// As Entry's; also empty when there is no such device.
+    std::string key = {};
+    uint64_t disk_bytes = 0;
+  };
+  std::optional<Attachment> FindBlocked(const std::string& key) const;
+  absl::Status RefuseBlocked(uint32_t id) const;
   absl::StatusOr<DeviceView> MakeDevice(Plan& plan);
   absl::StatusOr<uint32_t> TakeId(const Plan& plan, uint32_t first);
   absl::Status TakeThisId(const Plan& plan, uint32_t id);
@@ -193,7 +201,9 @@ class DeviceManager : public Attachments {
 
   // What a server left (device_recovery.cc), on the housekeeping thread and helpers of its own.
   absl::Status LookForLeftovers();
-  void LookAtLeftover(const DeviceRecord& record);
+  bool LookAtLeftover(const DeviceRecord& record);
+  void SeeToLeftover(const DeviceRecord& record, const KernelDevice& known);
+  Blocked WhatIsBlocked(uint32_t id) const;
   void ForgetLeftover(const DeviceRecord& record, LogLevel level, absl::string_view why);
   void RemoveLeftover(const DeviceRecord& record);
   void Adopt(const DeviceRecord& record, const KernelDevice& known);
@@ -213,6 +223,7 @@ class DeviceManager : public Attachments {
   bool LookForDriver();
   void LookForEnded();
   void LookAtEnded(const Entry& entry);
+  void Await(uint32_t id, const absl::Status& why);
   void SetReadiness(const absl::Status& status, const DriverInfo& driver);
   void WakeHousekeeper();
   /// On a thread of its own, which waits for nothing but the clock.
@@ -230,8 +241,8 @@ class DeviceManager : public Attachments {
   mutable std::mutex mutex_;
   /// By id. Never held over a kernel call.
   std::map<uint32_t, Entry> devices_ ABSL_GUARDED_BY(mutex_);
-  /// Ids whose records cannot be read and must stay as they are.
-  std::set<uint32_t> blocked_ids_ ABSL_GUARDED_BY(mutex_);
+  /// By the ids whose records cannot be read, and must stay as they are.
+  std::map<uint32_t, Blocked> blocked_ ABSL_GUARDED_BY(mutex_);
   absl::Status readiness_ ABSL_GUARDED_BY(mutex_) =
       absl::UnavailableError("ublkd is starting: devices are being taken over; try again");
   DriverInfo driver_ ABSL_GUARDED_BY(mutex_);
@@ -239,6 +250,7 @@ class DeviceManager : public Attachments {
   /// Threads that take over; one may wait for its data as long as that does not answer.
   size_t recoverers_ ABSL_GUARDED_BY(mutex_) = 0;
   bool looked_ ABSL_GUARDED_BY(mutex_) = false;
+  bool knows_leftovers_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   bool wake_ ABSL_GUARDED_BY(mutex_) = false;
   bool warned_unguarded_ ABSL_GUARDED_BY(mutex_) = false;

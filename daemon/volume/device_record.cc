@@ -150,6 +150,7 @@ std::string EncodeDeviceRecord(const DeviceRecord& record) {
   if (record.spec.fail_after_seconds.has_value()) {
     json["spec"]["fail_after_seconds"] = *record.spec.fail_after_seconds;
   }
+  if (record.cookie != 0) json["cookie"] = record.cookie;
   if (record.fail_after_seconds != 0) json["fail_after_seconds"] = record.fail_after_seconds;
   return DumpRecord(json);
 }
@@ -167,6 +168,9 @@ absl::StatusOr<DeviceRecord> DecodeDeviceRecord(absl::string_view text) {
   std::optional<uint32_t> fail_after_seconds;
   UBLKD_RETURN_IF_ERROR(DecodeFailAfter(json, fail_after_seconds));
   record.fail_after_seconds = fail_after_seconds.value_or(0);
+  if (json.contains("cookie")) {
+    UBLKD_ASSIGN_OR_RETURN(record.cookie, NumberField(json, "cookie"));
+  }
   UBLKD_ASSIGN_OR_RETURN(record.flags, NumberField(json, "flags"));
   UBLKD_ASSIGN_OR_RETURN(record.boot_id, TextField(json, "boot_id"));
   UBLKD_RETURN_IF_ERROR(DecodeNumber(json, "server_pid", server_pid));
@@ -213,6 +217,20 @@ absl::Status DeviceRecords::Write(const DeviceRecord& record) const {
 }
 
 absl::Status DeviceRecords::Remove(uint32_t id) const { return directory_.Remove(FileOf(id)); }
+
+std::string DeviceRecords::TargetOfUnreadable(uint32_t id) const {
+  const absl::StatusOr<std::string> text = directory_.Read(FileOf(id));
+  if (!text.ok()) return "";
+  const Json json = Json::parse(*text, nullptr, /*allow_exceptions=*/false);
+  DeviceSpec spec;
+  const auto described = [&]() -> absl::Status {
+    UBLKD_ASSIGN_OR_RETURN(const Json inner, ObjectField(json, "spec"));
+    UBLKD_ASSIGN_OR_RETURN(const Json target, ObjectField(inner, "target"));
+    return DecodeTarget(target, spec);
+  }();
+  const bool shared = std::holds_alternative<NullSpec>(spec.target);
+  return described.ok() && !shared ? DescribeTarget(spec) : "";
+}
 
 std::string DeviceRecords::PathOf(uint32_t id) const { return directory_.PathOf(FileOf(id)); }
 

@@ -31,6 +31,9 @@ struct DeviceRecord {
   DeviceSpec spec;
   /// In effect; what ublkd-guard goes by.
   uint32_t fail_after_seconds = 0;
+  /// Random; the kernel's device of this id is ours if it has the same. 0 when it was made by an
+  /// ublkd that knew of none.
+  uint64_t cookie = 0;
   /// Feature bits of the device; 0 until the driver has granted them.
   uint64_t flags = 0;
   /// Of the boot in which the device was made; ids mean nothing in another one.
@@ -62,6 +65,9 @@ class DeviceRecords {
   /// Durable when it answers; one that is not there is success.
   absl::Status Remove(uint32_t id) const;
   std::string PathOf(uint32_t id) const;
+  /// What the device of a record that cannot be read serves, in the words of DescribeTarget, as far
+  /// as the record tells; else empty.
+  std::string TargetOfUnreadable(uint32_t id) const;
 
  private:
   explicit DeviceRecords(OwnedDirectory directory) : directory_(std::move(directory)) {}

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <system_error>
 
 #include "absl/strings/str_cat.h"
 #include "daemon/base/failpoint.h"
@@ -42,18 +43,34 @@ absl::Status DeviceManager::LookForLeftovers() {
   UBLKD_ASSIGN_OR_RETURN(const auto records, records_.Load());
   std::vector<DeviceRecord> leftovers;
   for (const auto& [id, record] : records) {
-    const std::lock_guard lock(mutex_);
     if (!record.ok()) {
+      const Blocked blocked = WhatIsBlocked(id);
       LogError("device record cannot be read and is left alone",
                {{"path", records_.PathOf(id)}, {"reason", std::string(record.status().message())}});
-      blocked_ids_.insert(id);
-    } else if (devices_.count(id) == 0) {
-      leftovers.push_back(*record);
+      const std::lock_guard lock(mutex_);
+      blocked_[id] = blocked;
+      continue;
     }
+    const std::lock_guard lock(mutex_);
+    if (devices_.count(id) == 0) leftovers.push_back(*record);
   }
-  ForEachInParallel(leftovers, [this](const DeviceRecord& record) { LookAtLeftover(record); });
+  std::atomic<size_t> unknown = 0;
+  ForEachInParallel(leftovers, [&](const DeviceRecord& record) {
+    if (!LookAtLeftover(record)) ++unknown;
+  });
   RecoverWaiting();
-  return absl::OkStatus();
+  if (unknown == 0) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat("the driver does not tell about ", unknown.load(),
+                                             " devices of the ublkd before; it is asked "
+                                             "again, see the log"));
+}
+
+// A device whose record cannot be read: what it serves must not be served a second time.
+DeviceManager::Blocked DeviceManager::WhatIsBlocked(uint32_t id) const {
+  const absl::StatusOr<std::optional<KernelDevice>> known = factory_.Find(id);
+  if (known.ok() && !known->has_value()) return {};
+  return {.key = records_.TargetOfUnreadable(id),
+          .disk_bytes = known.ok() ? (*known)->geometry.size_bytes : 0};
 }
 
 void DeviceManager::ForgetLeftover(const DeviceRecord& record, LogLevel level,
@@ -66,30 +83,43 @@ void DeviceManager::ForgetLeftover(const DeviceRecord& record, LogLevel level,
        {"record", removed.ok() ? std::string("removed") : std::string(removed.message())}});
 }
 
-void DeviceManager::LookAtLeftover(const DeviceRecord& record) {
+// False when the driver does not tell.
+bool DeviceManager::LookAtLeftover(const DeviceRecord& record) {
   const uint32_t id = *record.spec.id;
   if (record.boot_id != options_.boot_id) {
-    return ForgetLeftover(record, LogLevel::kInfo, "device of an earlier boot is forgotten");
+    ForgetLeftover(record, LogLevel::kInfo, "device of an earlier boot is forgotten");
+    return true;
   }
   const absl::StatusOr<std::optional<KernelDevice>> known = factory_.Find(id);
   if (!known.ok()) {
-    return LogError("leftover device cannot be looked at",
-                    {{"device", id}, {"reason", std::string(known.status().message())}});
+    LogError("leftover device cannot be looked at",
+             {{"device", id}, {"reason", std::string(known.status().message())}});
+    return false;
   }
-  if (!known->has_value()) {
-    return ForgetLeftover(record, LogLevel::kInfo, "device that is gone is forgotten");
+  if (known->has_value()) {
+    SeeToLeftover(record, **known);
+  } else {
+    ForgetLeftover(record, LogLevel::kInfo, "device that is gone is forgotten");
   }
+  return true;
+}
+
+// The kernel has the device, or another of its id.
+void DeviceManager::SeeToLeftover(const DeviceRecord& record, const KernelDevice& known) {
+  const bool others = record.cookie != 0 && known.cookie != record.cookie;
+  // Whoever serves it, it does so in our place: a guard that has not let go.
+  const bool ours = record.cookie != 0 && !others;
   // Nobody else holds the lock of the records, so the process that wrote this one is dead, even if
   // its number was given to another meanwhile (in a new container it is often our own).
-  const pid_t server = (*known)->server_pid;
+  const pid_t server = known.server_pid;
   const bool of_the_dead = server <= 0 || server == record.server_pid || server == getpid() ||
-                           (*known)->state == DeviceState::kQuiesced;
-  if (!of_the_dead && !GuardHolds() && IsAlive(server)) {
+                           known.state == DeviceState::kQuiesced;
+  if (others || (!ours && !of_the_dead && !GuardHolds() && IsAlive(server))) {
     return ForgetLeftover(record, LogLevel::kWarning,
                           "id of a lost device is used by another server: left alone");
   }
-  if ((*known)->recoverable) {
-    Adopt(record, **known);
+  if (known.recoverable) {
+    Adopt(record, known);
   } else {
     RemoveLeftover(record);
   }
@@ -163,9 +193,15 @@ bool DeviceManager::RecoverWaiting() {
   std::unique_lock lock(mutex_);
   round->ids = waiting();
   for (size_t i = 0; i < std::min(round->ids.size(), kMaxThreads); ++i) {
+    try {
+      std::thread([this, round] { RunRound(*round); }).detach();
+    } catch (const std::system_error& error) {
+      LogError("thread to take devices over cannot be made", {{"reason", error.code().message()}});
+      break;
+    }
+    // It cannot have ended without the mutex.
     ++round->running;
     ++recoverers_;
-    std::thread([this, round] { RunRound(*round); }).detach();
   }
   changed_.wait_for(lock, options_.recovery_limit,
                     [&] { return round->running == 0 || stopping_; });
@@ -216,6 +252,11 @@ void DeviceManager::Recover(uint32_t id) {
   }
   const absl::Status taken = TakeOver(record);
   if (taken.ok()) return;
+  if (const auto known = factory_.Find(id); known.ok() && !known->has_value()) {
+    LogWarning("device that waited was removed by somebody else",
+               {{"device", id}, {"target", DescribeTarget(record.spec)}});
+    return GiveIdBack(id);
+  }
   // Busy with another call is no news about the device.
   const bool busy = absl::IsAborted(taken) && !said.empty();
   const std::string reason = busy ? said : std::string(taken.message());

@@ -13,10 +13,12 @@ void DeviceWatch::Look(const std::vector<WatchedDevice>& devices, absl::Time now
   for (const WatchedDevice& device : devices) {
     Seen& entry = seen[device.id];
     const auto before = seen_.find(device.id);
-    if (before != seen_.end() && before->second.created_at == device.created_at) {
+    if (before != seen_.end() && before->second.created_at == device.created_at &&
+        before->second.generation == device.generation) {
       entry = before->second;
     }
     entry.created_at = device.created_at;
+    entry.generation = device.generation;
     if (entry.quiet_at == device.requests) continue;
     const ublk::DeviceStats stats = device.stats();
     LookForErrors(device, stats, entry, now);

@@ -17,8 +17,9 @@ namespace ublkd::volume {
 /// What the watch has of a device of the server.
 struct WatchedDevice {
   uint32_t id = 0;
-  /// Tells a device from an earlier one with its id.
+  /// Both tell a device from an earlier one with its id, whose counters were others.
   absl::Time created_at;
+  uint64_t generation = 0;
   DeviceSpec spec;
   /// ublk::Device::RequestCount, read before Stats is called.
   uint64_t requests = 0;
@@ -47,6 +48,7 @@ class DeviceWatch {
   /// What is known of a device since it was made or taken over.
   struct Seen {
     absl::Time created_at;
+    uint64_t generation = 0;
     /// At that count no request was held, and there is nothing more to say: until another request
     /// comes there will not be.
     std::optional<uint64_t> quiet_at;

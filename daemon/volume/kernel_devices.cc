@@ -95,6 +95,7 @@ absl::StatusOr<std::optional<KernelDevice>> KernelDevices::Find(uint32_t id) {
   if (absl::IsNotFound(info.status())) return std::nullopt;
   UBLKD_RETURN_IF_ERROR(info.status());
   KernelDevice device;
+  device.cookie = info->cookie;
   if (info->state == ublk::DeviceState::kDead) return device;
   device.server_pid = info->server_pid;
   if (info->state == ublk::DeviceState::kLive) device.state = DeviceState::kLive;
@@ -116,11 +117,16 @@ absl::Status KernelDevices::Remove(uint32_t id, ublk::StopMode mode) {
   UBLKD_ASSIGN_OR_RETURN(const std::shared_ptr<ublk::Control> control, OpenControl());
   UniqueFd claim;
   if (mode == ublk::StopMode::kIfUnused && control->features().Has(ublk::Feature::kSafeStopDev)) {
-    UBLKD_RETURN_IF_ERROR(control->TryStopDevice(id));
+    const absl::Status tried = control->TryStopDevice(id);
+    // The device is gone, or its disk alone.
+    if (!absl::IsNotFound(tried)) UBLKD_RETURN_IF_ERROR(tried);
   } else if (mode == ublk::StopMode::kIfUnused) {
     UBLKD_ASSIGN_OR_RETURN(const auto device, Find(id));
     if (!device.has_value()) return absl::OkStatus();
-    UBLKD_ASSIGN_OR_RETURN(claim, ublk::ClaimUnusedDisk(BlockPath(id), device->disk));
+    absl::StatusOr<UniqueFd> claimed = ublk::ClaimUnusedDisk(BlockPath(id), device->disk);
+    if (!absl::IsNotFound(claimed.status())) {
+      UBLKD_ASSIGN_OR_RETURN(claim, std::move(claimed));
+    }
   }
   const absl::Status stopped = control->StopDevice(id);
   if (absl::IsNotFound(stopped)) return absl::OkStatus();

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -19,7 +20,11 @@ void ForEachInParallel(std::vector<Item>& items, Work work) {
     for (size_t i = next++; i < items.size(); i = next++) work(items[i]);
   };
   std::vector<std::thread> threads;
-  for (size_t i = 1; i < std::min(items.size(), kMaxThreads); ++i) threads.emplace_back(run);
+  try {
+    for (size_t i = 1; i < std::min(items.size(), kMaxThreads); ++i) threads.emplace_back(run);
+  } catch (const std::system_error&) {
+    // There may be no more threads: those that are there do the work.
+  }
   run();
   for (std::thread& thread : threads) thread.join();
 }

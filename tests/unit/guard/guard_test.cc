@@ -81,7 +81,7 @@ TEST_F(GuardTest, AllAreGivenBackToTheServerThatComesAndWaitAnewForTheNext) {
   LookAfter(0);
   LookAfter(15);
   EXPECT_EQ(guard_.held(), 1u);
-  guard_.LetGo();
+  EXPECT_TRUE(guard_.LetGo());
   EXPECT_THAT(kernel_.kernel(), UnorderedElementsAre(Pair(0, kWaits), Pair(1, kWaits)));
   LookAfter(5);
   LookAfter(9);
@@ -181,6 +181,11 @@ TEST_F(GuardTest, TellsWhetherADeviceOfOursIsInUse) {
   kernel_.SetInUse(7, true);
   EXPECT_FALSE(guard_.AnyInUse());
   kernel_.SetInUse(0, true);
+  EXPECT_TRUE(guard_.AnyInUse());
+  kernel_.SetInUse(0, false);
+  EXPECT_FALSE(guard_.AnyInUse());
+  // Maybe of a newer ublkd.
+  dir_.Write("devices/7.json", "{");
   EXPECT_TRUE(guard_.AnyInUse());
 }
 

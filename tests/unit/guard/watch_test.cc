@@ -38,7 +38,6 @@ class Running {
   absl::Status End() {
     eventfd_write(end_.get(), 1);
     if (thread_.joinable()) thread_.join();
-    guard_.LetGo();
     return status_;
   }
   bool ended() const { return ended_; }
@@ -97,6 +96,8 @@ TEST_F(WatchTest, AServerThatComesGetsItsDevicesBack) {
     EXPECT_FALSE(IsServed(0)) << "it is left, and has not waited for its time";
   }
   EXPECT_TRUE(Eventually([&] { return IsServed(0); })) << "that server stays away, too";
+  ASSERT_THAT(guard->End(), volume::IsOk());
+  EXPECT_FALSE(IsServed(0)) << "who sees that the guard has ended finds no device of it";
 }
 
 TEST_F(WatchTest, WhileAServerIsThereNothingIsTakenOver) {

@@ -3,6 +3,7 @@
 // Disks that outlive their server: left at its end, taken over by the next one.
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_replace.h"
 #include "daemon/base/unix_socket.h"
 #include "tests/unit/volume/device_fixture.h"
 
@@ -160,6 +161,36 @@ TEST_F(DeviceRecoveryTest, ADeviceWhoseVolumeIsGoneWaits) {
   EXPECT_TRUE(Eventually([&] { return IsLive(3); }));
 }
 
+TEST_F(DeviceRecoveryTest, WhatADeviceOfANewerUblkdServesIsServedByNoOther) {
+  MakeVolume("a");
+  MakeVolume("b");
+  for (const auto& [id, volume] : {std::pair(3u, "p/a"), std::pair(4u, "p/b")}) {
+    LeaveRecord(id, volume);
+    const std::string path = "devices/" + std::to_string(id) + ".json";
+    dir_.Write(path, absl::StrReplaceAll(dir_.Read(path), {{"\"version\": 2", "\"version\": 99"}}));
+  }
+  // The other one is gone, and only its record is left.
+  factory_.AddLeft(3);
+  Start();
+  EXPECT_THAT(devices_->Create(VolumeDevice("p/a")),
+              Refused(StatusCode::kFailedPrecondition, "/dev/ublkb3"));
+  EXPECT_THAT(devices_->Get(3), Refused(StatusCode::kFailedPrecondition, "devices/3.json"));
+  EXPECT_THAT(volumes_->Delete("p/a"), Refused(StatusCode::kFailedPrecondition, "ublkb3"));
+  EXPECT_THAT(devices_->Create(VolumeDevice("p/b")), IsOk());
+}
+
+TEST_F(DeviceRecoveryTest, ADeviceThatIsRemovedWhileItWaitsIsForgotten) {
+  MakeVolume("a");
+  LeaveDevice(3, "p/a", -1);
+  factory_.FailRecovery(absl::InternalError("the data is somewhere else"));
+  Start();
+  ASSERT_THAT(devices_->Get(3), IsOk());
+  ASSERT_THAT(factory_.Remove(3, ublk::StopMode::kForce), IsOk());
+  EXPECT_TRUE(Eventually([&] { return absl::IsNotFound(devices_->Get(3).status()); }));
+  EXPECT_THAT(Records(), IsEmpty());
+  EXPECT_THAT(devices_->Create(VolumeDevice("p/a")), IsOk());
+}
+
 TEST_F(DeviceRecoveryTest, ADeviceThatSomebodyQuiescedIsTakenOver) {
   MakeVolume("a");
   Start();
@@ -270,6 +301,31 @@ TEST_F(DeviceRecoveryTest, WhatAGuardDoesNotLetGoOfIsNotForgotten) {
   factory_.FailRecovery(absl::OkStatus());
   EXPECT_TRUE(Eventually([this] { return IsLive(3); }));
   devices_.reset();
+}
+
+// A guard that was killed, or has hung up, may serve for a moment still.
+TEST_F(DeviceRecoveryTest, ADeviceWithOurCookieIsWaitedForWhoeverServesIt) {
+  Start();
+  ASSERT_THAT(devices_->Create(NullDevice()), IsOk());
+  devices_->Shutdown(std::chrono::milliseconds(0));
+  factory_.AddLeft(0, getppid());
+  factory_.FailRecovery(absl::FailedPreconditionError("it is still served"));
+  Start();
+  EXPECT_EQ(devices_->Get(0)->reason, "it is still served");
+  factory_.FailRecovery(absl::OkStatus());
+  EXPECT_TRUE(Eventually([this] { return IsLive(0); }));
+}
+
+TEST_F(DeviceRecoveryTest, ADeviceWithAnotherCookieIsNotOursWhateverItLooksLike) {
+  Start();
+  for (int i = 0; i < 2; ++i) ASSERT_THAT(devices_->Create(NullDevice()), IsOk());
+  devices_->Shutdown(std::chrono::milliseconds(0));
+  factory_.SetCookie(0, 0);
+  factory_.SetCookie(1, 1);
+  Start();
+  EXPECT_THAT(Records(), IsEmpty());
+  EXPECT_THAT(factory_.kernel(), UnorderedElementsAre(Pair(0, -1), Pair(1, -1)));
+  EXPECT_THAT(factory_.removed(), IsEmpty());
 }
 
 TEST_F(DeviceRecoveryTest, WhoWaitsIsServedByNobodyWhateverNumberIsLeft) {

@@ -48,11 +48,22 @@ class Counters {
     *this = Counters(id);
     snapshot_.view.created_at = absl::Now();
   }
+  void TakeOver() {
+    const WatchedDevice before = Watched();
+    *this = Counters(before.id);
+    snapshot_.view.created_at = before.created_at;
+    generation_ = before.generation + 1;
+  }
   const ublk::DeviceStats& stats() const { return snapshot_.stats; }
   WatchedDevice Watched() {
     uint64_t requests = snapshot_.stats.in_flight();
     for (const Op op : ublk::kAllOps) requests += snapshot_.stats.Total(op).ios;
-    return {snapshot_.view.id, snapshot_.view.created_at, snapshot_.view.spec, requests, [this] {
+    return {snapshot_.view.id,
+            snapshot_.view.created_at,
+            generation_,
+            snapshot_.view.spec,
+            requests,
+            [this] {
               ++reads_;
               return snapshot_.stats;
             }};
@@ -62,6 +73,7 @@ class Counters {
 
  private:
   DeviceSnapshot snapshot_;
+  uint64_t generation_ = 1;
   uint64_t clock_ = 0;
   int reads_ = 0;
 };
@@ -139,6 +151,12 @@ TEST_F(DeviceWatchTest, ADeviceThatWasMadeAnewBeginsAnew) {
   first_.Fail(Op::kRead, EIO, 5);
   EXPECT_EQ(Look().size(), 1u);
   first_.MakeAgain();
+  EXPECT_THAT(Look(), IsEmpty());
+  first_.Fail(Op::kRead, EIO);
+  EXPECT_THAT(Look(), ElementsAre(HasSubstr("\"errors\":1,")));
+  first_.Fail(Op::kRead, EIO, 5);
+  EXPECT_THAT(Look(), IsEmpty());
+  first_.TakeOver();
   EXPECT_THAT(Look(), IsEmpty());
   first_.Fail(Op::kRead, EIO);
   EXPECT_THAT(Look(), ElementsAre(HasSubstr("\"errors\":1,")));

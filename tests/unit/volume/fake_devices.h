@@ -46,6 +46,8 @@ class FakeDevices : public DeviceFactory {
     if (found == kernel_.end() || hidden_.count(id) != 0) return std::nullopt;
     KernelDevice device;
     device.server_pid = found->second;
+    const auto cookie = cookies_.find(id);
+    device.cookie = cookie != cookies_.end() ? cookie->second : 0;
     device.recoverable = recoverable_.count(id) != 0;
     const bool waits = found->second == -1 || quiesced_.count(id) != 0;
     device.state = waits ? DeviceState::kQuiesced : DeviceState::kLive;
@@ -127,6 +129,10 @@ class FakeDevices : public DeviceFactory {
     const std::lock_guard lock(mutex_);
     kernel_[id] = server_pid;
   }
+  void SetCookie(uint32_t id, uint64_t cookie) {
+    const std::lock_guard lock(mutex_);
+    cookies_[id] = cookie;
+  }
   /// Find does not see it: it appears between Find and Create.
   void Hide(uint32_t id) {
     const std::lock_guard lock(mutex_);
@@ -206,6 +212,7 @@ class FakeDevices : public DeviceFactory {
   std::set<uint32_t> recoverable_;
   std::set<uint32_t> quiesced_;
   std::map<uint32_t, pid_t> kernel_;
+  std::map<uint32_t, uint64_t> cookies_;
   std::set<uint32_t> hidden_;
   std::set<uint32_t> in_use_;
   std::set<uint32_t> stuck_;
@@ -323,6 +330,7 @@ inline absl::StatusOr<std::shared_ptr<ServedDevice>> FakeDevices::Create(
     if (outlives_) recoverable_.insert(*options.id);
     disk_bytes_[*options.id] = target->geometry().size_bytes;
     unexpected_end_[*options.id] = options.on_unexpected_end;
+    cookies_[*options.id] = options.cookie;
   }
   return std::make_shared<Served>(*this, options, std::move(target));
 }
@@ -340,6 +348,7 @@ inline absl::StatusOr<std::shared_ptr<ServedDevice>> FakeDevices::Recover(
       return absl::FailedPreconditionError("the target is smaller than the disk");
     }
     quiesced_.erase(*options.id);
+    in_effect.cookie = cookies_[*options.id];
     kernel_[*options.id] = getpid();
     unexpected_end_[*options.id] = options.on_unexpected_end;
   }
