@@ -40,7 +40,7 @@ _TITLE = "What a 4 KiB random read costs"
 _UNIT = "Thousand instructions for each read, of the whole system: fio, kernel and server. Shorter is better."
 _NOTES = (
     "RAM disk: the disk below the file, the floor for all. null: a device that has no data, so the cost of ublk itself.",
-    "kublk: the server of the kernel's own ublk tests, on the kernel's driver.",
+    "kublk: the server of the kernel's own ublk tests, on the kernel's driver, and on ours where it has none.",
 )
 
 # Sizes in pixels; GitHub shows a README about 850 wide.

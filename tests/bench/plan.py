@@ -191,4 +191,4 @@ IDLE_MUST_SWITCHES = 0.0
 IDLE_MUST_CPU = 0.01
 
 # What a profile is made of.
-PROFILED = (Block(("loop", "null", "file"), RANDOM[:1], ("1", "32b")),)
+PROFILED = (Block(("loop", "null", "file"), RANDOM, ("1", "32b")),)

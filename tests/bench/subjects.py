@@ -22,7 +22,7 @@ FILE_PATH = RAMDISK_FOLDER + "/disk"
 _MODULE = "ublk_drv"
 _CHUNK_BYTES = 1 << 20
 # kublk goes on without what the driver does not offer, and says which feature bits are in force.
-_KUBLK_NEEDS = {"--auto_zc": 1 << 11}
+_KUBLK_NEEDS = {"--auto_zc": 1 << 11, "-b": 1 << 15}
 
 
 class Unavailable(Exception):
