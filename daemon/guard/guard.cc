@@ -79,8 +79,7 @@ std::optional<Guard::Due> Guard::LookAt(const DeviceRecord& record, Policy polic
     Complain(volume::BlockPath(id), known.status());
     return std::nullopt;
   }
-  const bool others = record.cookie != 0 && known->has_value() && (*known)->cookie != record.cookie;
-  if (!known->has_value() || others || !(*known)->recoverable ||
+  if (!known->has_value() || record.IsNotOf((*known)->cookie) || !(*known)->recoverable ||
       (*known)->state != volume::DeviceState::kQuiesced) {
     waiting_.erase(id);
     return std::nullopt;
@@ -100,6 +99,7 @@ void Guard::TakeOver(Due& due) {
   }
   ublk::DeviceOptions options;
   options.id = due.record.spec.id;
+  options.cookie = due.record.cookie;
   options.metrics = false;
   due.device = factory_.Recover(options, *std::move(target));
 }

@@ -267,6 +267,10 @@ absl::Status Device::Add() {
 absl::Status Device::CheckRecoverable() {
   UBLKD_ASSIGN_OR_RETURN(info_, control_.GetDeviceInfo(*options_.id));
   const std::string what = absl::StrCat("recover ublk device ", info_.id);
+  if (options_.cookie != 0 && info_.cookie != options_.cookie) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        what, ": another server has made it since, under the same id; delete it there"));
+  }
   const Features needed = RecoveryFeatures();
   if ((info_.features.bits() & needed.bits()) != needed.bits()) {
     return absl::FailedPreconditionError(

@@ -68,7 +68,7 @@ struct DeviceOptions {
   /// driver does not grant all of them.
   Features extra_features = {};
   /// By which its maker knows the device again; 0: none. In effect 0 when the driver did not keep
-  /// it. Recover keeps the one that the device has.
+  /// it. Recover refuses a device with another one; 0: it takes any, and keeps that one.
   uint64_t cookie = 0;
   /// Counters and latencies; only measurements of their cost switch them off.
   bool metrics = true;

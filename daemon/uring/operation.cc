@@ -77,18 +77,12 @@ void TransferOperation::OnIncomplete(int32_t result) {
   } else if (result == -EINTR) {
     Submit();
   } else if (IsPassing(result) && retries_ < kMaxRetries) {
-    Pause(retries_++, AfterPause);
+    RetryAfterPause<TransferOperation>(retries_++);
   } else {
     // Direct I/O refuses to go on in the middle of a block: there the file ends.
     const bool at_end = result == 0 || (result == -EINVAL && done_bytes_ > 0);
     Finish(*this, at_end ? -EIO : result);
   }
-}
-
-void TransferOperation::AfterPause(Completion& self, int32_t /*result*/) {
-  auto& transfer = static_cast<TransferOperation&>(self);
-  transfer.set_handler(OnComplete);
-  transfer.Submit();
 }
 
 SimpleOperation::SimpleOperation(Ring& ring, const Fields& fields)
@@ -114,16 +108,10 @@ void SimpleOperation::OnComplete(Completion& self, int32_t result) {
   if (result == -EINTR) [[unlikely]] {
     operation.Submit();
   } else if (on_blocks && IsPassing(result) && operation.retries_ < kMaxRetries) [[unlikely]] {
-    operation.Pause(operation.retries_++, AfterPause);
+    operation.RetryAfterPause<SimpleOperation>(operation.retries_++);
   } else {
     Finish(self, result);
   }
-}
-
-void SimpleOperation::AfterPause(Completion& self, int32_t /*result*/) {
-  auto& operation = static_cast<SimpleOperation&>(self);
-  operation.set_handler(OnComplete);
-  operation.Submit();
 }
 
 SleepOperation::SleepOperation(Ring& ring, uint64_t duration_ns)
@@ -151,16 +139,10 @@ void CommandOperation::await_suspend(std::coroutine_handle<> waiter) {
 
 void CommandOperation::OnComplete(Completion& self, int32_t result) {
   if (result == -ENOMEM) [[unlikely]] {
-    static_cast<CommandOperation&>(self).Pause(0, AfterPause);
+    static_cast<CommandOperation&>(self).RetryAfterPause<CommandOperation>(0);
   } else {
     Finish(self, result);
   }
-}
-
-void CommandOperation::AfterPause(Completion& self, int32_t /*result*/) {
-  auto& command = static_cast<CommandOperation&>(self);
-  command.set_handler(OnComplete);
-  command.Submit();
 }
 
 void CommandOperation::Submit() {

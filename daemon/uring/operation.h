@@ -72,14 +72,24 @@ class BasicOperation : public Completion {
   /// What is tried again after a pause: the kernel is short of something for a moment, memory or a
   /// thread (which it tells by ECANCELED).
   static bool IsPassing(int32_t result);
-  /// `after` is the handler of a pause, of which the n-th is twice as long as the one before; all
+  /// Submits again after a pause, of which the n-th is twice as long as the one before; all
   /// kMaxRetries of them last a second.
-  void Pause(unsigned n, Handler after);
+  template <typename Operation>
+  void RetryAfterPause(unsigned n) {
+    Pause(n, [](Completion& self, int32_t /*result*/) {
+      auto& operation = static_cast<Operation&>(self);
+      operation.set_handler(Operation::OnComplete);
+      operation.Submit();
+    });
+  }
   static constexpr unsigned kMaxRetries = 10;
 
   Ring& ring_;
   std::coroutine_handle<> waiter_;
   int32_t result_ = 0;
+
+ private:
+  void Pause(unsigned n, Handler after);
 };
 
 /// Reads or writes the whole buffer: what the kernel leaves undone is submitted again. A read that
@@ -93,13 +103,13 @@ class [[nodiscard]] TransferOperation : public BasicOperation {
   Result await_resume() const noexcept { return Result::FromKernel(result_); }
 
  private:
+  friend class BasicOperation;
   friend class Ring;
   TransferOperation(Ring& ring, uint8_t opcode, File file, Buffer buffer, uint64_t offset_bytes,
                     int rw_flags);
   void Submit();
   void OnIncomplete(int32_t result);
   static void OnComplete(Completion& self, int32_t result);
-  static void AfterPause(Completion& self, int32_t result);
 
   File file_;
   uint8_t opcode_;
@@ -120,6 +130,7 @@ class [[nodiscard]] SimpleOperation : public BasicOperation {
   int32_t await_resume() const noexcept { return result_; }
 
  private:
+  friend class BasicOperation;
   friend class Ring;
   /// Fields of a submission under the names of the kernel's structure.
   struct Fields {
@@ -132,7 +143,6 @@ class [[nodiscard]] SimpleOperation : public BasicOperation {
   };
   SimpleOperation(Ring& ring, const Fields& fields);
   static void OnComplete(Completion& self, int32_t result);
-  static void AfterPause(Completion& self, int32_t result);
   void Submit();
 
   Fields fields_;
@@ -179,9 +189,9 @@ class [[nodiscard]] CommandOperation : public BasicOperation {
                    uint64_t address = 0);
 
  private:
+  friend class BasicOperation;
   void Submit();
   static void OnComplete(Completion& self, int32_t result);
-  static void AfterPause(Completion& self, int32_t result);
 
   File file_;
   uint32_t command_;

@@ -99,9 +99,10 @@ void DeviceManager::KeepHouse() {
     const bool ready = LookForDriver();
     LookForEnded();
     const bool all_served = RecoverWaiting();
+    const bool leftovers_are_known = ready || !factory_.Present();
     std::unique_lock lock(mutex_);
     looked_ = true;
-    knows_leftovers_ = knows_leftovers_ || ready || !factory_.Present();
+    knows_leftovers_ = knows_leftovers_ || leftovers_are_known;
     changed_.notify_all();
     const auto due = [this] { return wake_ || stopping_; };
     if (ready && all_served) {
@@ -178,7 +179,8 @@ void DeviceManager::LookAtEnded(const Entry& entry) {
         {{"device", id}, {"target", target}, {"reason", std::string(known.status().message())}});
     return Await(id, known.status());
   }
-  if (known->has_value() && (*known)->recoverable) {
+  const bool ours = known->has_value() && !entry.record.IsNotOf((*known)->cookie);
+  if (ours && (*known)->recoverable) {
     LogWarning("service of a device has ended: it is taken over",
                {{"device", id}, {"target", target}});
     Adopt(entry.record, **known);

@@ -34,6 +34,8 @@ struct DeviceRecord {
   /// Random; the kernel's device of this id is ours if it has the same. 0 when it was made by an
   /// ublkd that knew of none.
   uint64_t cookie = 0;
+  /// The kernel's device of this id was made by somebody else.
+  bool IsNotOf(uint64_t kernel_cookie) const { return cookie != 0 && cookie != kernel_cookie; }
   /// Feature bits of the device; 0 until the driver has granted them.
   uint64_t flags = 0;
   /// Of the boot in which the device was made; ids mean nothing in another one.

@@ -106,7 +106,7 @@ bool DeviceManager::LookAtLeftover(const DeviceRecord& record) {
 
 // The kernel has the device, or another of its id.
 void DeviceManager::SeeToLeftover(const DeviceRecord& record, const KernelDevice& known) {
-  const bool others = record.cookie != 0 && known.cookie != record.cookie;
+  const bool others = record.IsNotOf(known.cookie);
   // Whoever serves it, it does so in our place: a guard that has not let go.
   const bool ours = record.cookie != 0 && !others;
   // Nobody else holds the lock of the records, so the process that wrote this one is dead, even if
@@ -281,6 +281,7 @@ absl::Status DeviceManager::TakeOver(DeviceRecord record) {
                          MakeTarget(plan, ublk::Device::kRecoverWait));
   ublk::DeviceOptions options;
   options.id = record.spec.id;
+  options.cookie = record.cookie;
   options.threads_per_queue = static_cast<uint16_t>(record.spec.threads_per_queue);
   options.on_unexpected_end = [this] { WakeHousekeeper(); };
   UBLKD_ASSIGN_OR_RETURN(const std::shared_ptr<ServedDevice> device,
