@@ -45,46 +45,25 @@ int ublk_buffer_unregister(struct ublk_queue *q, struct io_uring_cmd *cmd, u64 i
 }
 
 /*
- * What a FETCH or COMMIT says about the buffer of its next request, for ublk_auto_set(), or -EINVAL.
- * A number, since the address of a variable makes all of its function slower.
- */
-int ublk_auto_parse(struct io_uring_cmd *cmd)
-{
-	struct ublk_auto_buf_reg reg = ublk_sqe_addr_to_auto_buf_reg(ublk_uring_sqe_addr(cmd));
-
-	if (reg.reserved0 || reg.reserved1 || reg.flags & ~UBLK_AUTO_BUF_REG_F_MASK)
-		return -EINVAL;
-	return reg.flags << 16 | reg.index;
-}
-
-/*
- * Before delivery, in the server's task. 1: registered, 0: the server has to do without, as it said
- * it can; negative errno: the request can't be served.
+ * Before delivery, in the server's task. Returns what the server is told: 0 that they are
+ * registered, UBLK_IO_F_NEED_REG_BUF that it has to do without, as it said it can. Negative errno:
+ * the request can't be served.
  */
 int ublk_auto_register(struct ublk_queue *q, struct ublk_io *io, struct request *req,
 		       struct io_uring_cmd *cmd, unsigned int issue_flags)
 {
 	int err;
 
-	ublk_ref_get(io);
+	/* The server's own is there, before and after. */
+	atomic_inc(&io->refs);
 	err = ublk_uring_buffer_register(cmd, req, ublk_buffer_released, io->auto_buf.index,
 					 issue_flags);
 	if (!err) {
 		io->auto_buf.registered = true;
 		if (q->batch)
 			io->ring = ublk_uring_ring(cmd);
-		return 1;
+		return 0;
 	}
-	/* Not the last: the server's own is there. */
 	atomic_dec(&io->refs);
-	return io->auto_buf.flags & UBLK_AUTO_BUF_REG_FALLBACK ? 0 : err;
-}
-
-/* At commit: only @ring, in which it was registered, knows the buffer. */
-void ublk_auto_unregister(struct ublk_io *io, const void *ring, struct io_uring_cmd *cmd,
-			  unsigned int issue_flags)
-{
-	if (io->auto_buf.registered && ring == ublk_uring_ring(cmd))
-		ublk_uring_buffer_unregister(cmd, io->auto_buf.index, issue_flags);
-	io->auto_buf.registered = false;
+	return io->auto_buf.flags & UBLK_AUTO_BUF_REG_FALLBACK ? UBLK_IO_F_NEED_REG_BUF : err;
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The way of a request: from blk-mq into a lane, from the lane to the server's task, and back.
+ * The way of a request: from blk-mq into a lane, and from the lane to the server's task. Its end is
+ * in end.c.
  *
  * queue_rq and queue_rqs run in any context and only push; everything that touches the server's
  * memory or posts a CQE runs in the server's task (ublk_lane_run, and the commands of chan.c).
  */
-#include <linux/bottom_half.h>
 #include <linux/sched/signal.h>
 
 #include "ublk_drv.h"
@@ -68,7 +68,7 @@ static int ublk_rare_op(const struct request *req)
 }
 
 /* Translate the operation; false for those that a server never sees. */
-static bool ublk_describe(struct request *req)
+static __always_inline bool ublk_describe(struct request *req)
 {
 	int op;
 
@@ -123,25 +123,24 @@ static void ublk_retry(struct ublk_queue *q, struct ublk_io *io, struct request 
 	blk_mq_delay_kick_requeue_list(rq_queue, UBLK_RETRY_MS);
 }
 
-/* Register the request's pages with the server's ring. False if the request is over. */
-static bool ublk_prepare_pages(struct ublk_queue *q, struct ublk_io *io, struct request *req,
-			       struct io_uring_cmd *cmd, u32 *op_flags, unsigned int issue_flags)
+/*
+ * Register the request's pages with the server's ring. Returns flags for the server, or negative if
+ * the request is over.
+ */
+static int ublk_prepare_pages(struct ublk_queue *q, struct ublk_io *io, struct request *req,
+			      struct io_uring_cmd *cmd, unsigned int issue_flags)
 {
 	int ret;
 
 	if (!ublk_rq_has_data(req))
-		return true;
+		return 0;
 	ret = ublk_auto_register(q, io, req, cmd, issue_flags);
-	if (ret > 0)
-		return true;
-	if (!ret) {
-		*op_flags |= UBLK_IO_F_NEED_REG_BUF;
-		return true;
+	if (unlikely(ret < 0)) {
+		ublk_arm(q, io, q->batch ? NULL : cmd, issue_flags);
+		/* That its ring has no such place is no fault of the disk's user. */
+		ublk_end(q, io, -EIO, 0, req);
 	}
-	ublk_arm(q, io, q->batch ? NULL : cmd, issue_flags);
-	/* That its ring has no such place is no fault of the disk's user. */
-	ublk_end(q, io, -EIO, 0, req);
-	return false;
+	return ret;
 }
 
 /*
@@ -155,9 +154,9 @@ bool ublk_prepare(struct ublk_queue *q, struct ublk_io *io, struct request *req,
 	struct ublksrv_io_desc *desc = ublk_desc(q, ublk_io_tag(q, io));
 	u32 op_flags = ublk_rq(req)->op_flags;
 	u32 bytes = blk_rq_bytes(req);
-	u64 addr = io->addr;
+	u64 shmem = unlikely(q->shares_memory) ? ublk_shmem_take(q->dev, req) : UBLK_NO_SHMEM;
 
-	if (unlikely(q->shares_memory) && ublk_shmem_take(q->dev, req, &addr)) {
+	if (unlikely(shmem != UBLK_NO_SHMEM)) {
 		op_flags |= UBLK_IO_F_SHMEM_ZC;
 	} else if (q->copies && (op_flags & 0xff) == UBLK_IO_OP_WRITE) {
 		u32 copied = ublk_copy_to_server(req, io->addr);
@@ -174,9 +173,14 @@ bool ublk_prepare(struct ublk_queue *q, struct ublk_io *io, struct request *req,
 	if (q->counts_refs) {
 		if (q->protects && blk_integrity_rq(req))
 			op_flags |= UBLK_IO_F_INTEGRITY;
-		ublk_ref_init(io);
-		if (q->registers && !ublk_prepare_pages(q, io, req, cmd, &op_flags, issue_flags))
-			return false;
+		atomic_set(&io->refs, UBLK_REF_SERVER);
+		if (q->registers) {
+			int flags = ublk_prepare_pages(q, io, req, cmd, issue_flags);
+
+			if (unlikely(flags < 0))
+				return false;
+			op_flags |= flags;
+		}
 	}
 
 	desc->op_flags = op_flags;
@@ -184,7 +188,7 @@ bool ublk_prepare(struct ublk_queue *q, struct ublk_io *io, struct request *req,
 	if (unlikely((op_flags & 0xff) == UBLK_IO_OP_REPORT_ZONES))
 		desc->nr_zones = ublk_rq(req)->nr_zones;
 	desc->start_sector = blk_rq_pos(req);
-	desc->addr = addr;
+	desc->addr = shmem != UBLK_NO_SHMEM ? shmem : io->addr;
 	io->bytes = bytes;
 	trace_ublk_dispatch(q->dev->id, q->id, ublk_io_tag(q, io), desc);
 	smp_store_release(&io->state, UBLK_IO_OWNED);
@@ -291,7 +295,7 @@ void ublk_lane_give_back(struct ublk_lane *lane)
 }
 
 /* Can the request go to the server now? If not, ublk_turn_away() says what happens to it. */
-static bool ublk_admit(struct ublk_queue *q, struct request *req)
+static __always_inline bool ublk_admit(struct ublk_queue *q, struct request *req)
 {
 	struct ublk_io *io = &q->ios[req->tag];
 
@@ -455,54 +459,6 @@ static int ublk_init_hctx(struct blk_mq_hw_ctx *hctx, void *data, unsigned int i
 
 	hctx->driver_data = dev->queues[index];
 	return 0;
-}
-
-/*
- * End a request: @res is UBLK_RES_GIVE_BACK when no server answered it, < 0 for the server's error,
- * otherwise the first @bytes are done. What remains is queued again as a request of its own. The
- * caller has armed or cancelled the tag.
- *
- * Softirqs are off so that a last fput() that hangs on the bio is left to another task: releasing
- * a block device may need the server, which is the one who runs this.
- */
-static __always_inline void ublk_finish_inline(struct ublk_device *dev, struct request *req,
-					       int res, unsigned int bytes)
-{
-	local_bh_disable();
-	if (likely(res >= 0 && bytes == blk_rq_bytes(req)))
-		blk_mq_end_request(req, BLK_STS_OK);
-	else if (res == UBLK_RES_GIVE_BACK)
-		ublk_give_back(dev, req, dev->flags_granted & UBLK_F_USER_RECOVERY_REISSUE);
-	else if (res < 0)
-		blk_mq_end_request(req, errno_to_blk_status(res));
-	else if (!bytes)
-		blk_mq_end_request(req, BLK_STS_IOERR);
-	else if (blk_update_request(req, BLK_STS_OK, bytes))
-		blk_mq_requeue_request(req, true);
-	else
-		__blk_mq_end_request(req, BLK_STS_OK);
-	local_bh_enable();
-}
-
-void ublk_finish(struct ublk_device *dev, struct request *req, int res, unsigned int bytes)
-{
-	ublk_finish_inline(dev, req, res, bytes);
-}
-
-/* As above, for the request of a tag that the server had; in some modes others may still use it. */
-void ublk_end(struct ublk_queue *q, struct ublk_io *io, int res, unsigned int bytes,
-	      struct request *req)
-{
-	trace_ublk_commit(q->dev->id, q->id, ublk_io_tag(q, io), res, bytes);
-	if (unlikely(q->shares_memory))
-		ublk_shmem_done(q->dev, req);
-	if (!q->counts_refs) {
-		ublk_finish_inline(q->dev, req, res, bytes);
-		return;
-	}
-	io->res = res;
-	io->bytes = bytes;
-	ublk_ref_put(q, io);
 }
 
 const struct blk_mq_ops ublk_mq_ops = {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Queues, lanes, and arming and cancelling the command of a tag. */
+/* Queues, lanes, and cancelling the command of a tag. */
 #include <linux/mm.h>
 #include <linux/sched/task.h>
 #include <linux/slab.h>
@@ -107,42 +107,14 @@ void ublk_lanes_free(struct ublk_queue *q)
 	q->lanes = NULL;
 }
 
-/*
- * Give the tag a command to answer its next request with (none with queue->batch). Afterwards the
- * command, and with it the tag, may be used or cancelled by others at any time.
- *
- * Returns false if the queue is closed. Without preemption is a read section of RCU, and the cheapest;
- * it pairs with the grace period of a change of the gate: either we see the change, or whoever made
- * it sees the tag ACTIVE.
- */
-bool ublk_publish(struct ublk_queue *q, struct ublk_io *io, struct io_uring_cmd *cmd)
+/* A command was armed while the gate was not open. False if it is closed. */
+bool ublk_published_late(struct ublk_queue *q, u8 gate)
 {
-	u8 gate;
-
-	if (likely(cmd))
-		ublk_cmd(cmd)->io = io;
-	preempt_disable();
-	io->cmd = cmd;
-	smp_store_release(&io->state, UBLK_IO_ACTIVE);
-	gate = READ_ONCE(q->gate);
-	preempt_enable();
-	if (likely(gate == UBLK_GATE_OPEN))
-		return true;
 	if (gate != UBLK_GATE_PAUSE)
 		return false;
 	/* QUIESCE_DEV waits for an idle tag. */
 	wake_up_all(&q->dev->wait);
 	return true;
-}
-
-/* As above; cancels the command at once if the queue is closed, and returns false then. */
-bool ublk_arm(struct ublk_queue *q, struct ublk_io *io, struct io_uring_cmd *cmd,
-	      unsigned int issue_flags)
-{
-	if (likely(ublk_publish(q, io, cmd)))
-		return true;
-	ublk_cancel_io(io, issue_flags);
-	return false;
 }
 
 /*

@@ -107,17 +107,17 @@ static struct ublk_shmem_buf *ublk_shmem_match(const struct ublk_shmem_table *ta
 }
 
 /*
- * The descriptor's address of a request that needs no copy; false if it does. The request refers to
- * the buffer until ublk_shmem_done().
+ * The descriptor's address of a request that needs no copy; UBLK_NO_SHMEM if it does. The request
+ * refers to the buffer until ublk_shmem_done().
  */
-bool ublk_shmem_take(struct ublk_device *dev, struct request *req, u64 *addr)
+u64 ublk_shmem_take(struct ublk_device *dev, struct request *req)
 {
 	struct ublk_shmem_buf *buf = NULL;
 	struct ublk_shmem_table *table;
 	u64 start;
 
 	if (req_op(req) != REQ_OP_READ && req_op(req) != REQ_OP_WRITE)
-		return false;
+		return UBLK_NO_SHMEM;
 	rcu_read_lock();
 	table = rcu_dereference(dev->shmem);
 	if (table)
@@ -126,10 +126,7 @@ bool ublk_shmem_take(struct ublk_device *dev, struct request *req, u64 *addr)
 		refcount_inc(&buf->refs);
 	rcu_read_unlock();
 	ublk_rq(req)->shmem = buf;
-	if (!buf)
-		return false;
-	*addr = ublk_shmem_zc_addr(buf->index, start);
-	return true;
+	return buf ? ublk_shmem_zc_addr(buf->index, start) : UBLK_NO_SHMEM;
 }
 
 /* The server is done with the request. */

@@ -116,7 +116,7 @@ struct ublk_io {
 	u32			state;	/* enum ublk_io_state */
 	u32			bytes;	/* of the request as the server knows it; by its task */
 
-	/* With queue->counts_refs (ref.c) */
+	/* With queue->counts_refs (end.c) */
 	atomic_t		refs;
 	int			res;	/* what the request ends with, and of how many bytes */
 	struct {			/* UBLK_F_AUTO_BUF_REG, by its task */
@@ -168,7 +168,7 @@ struct ublk_queue {
 	u16			depth;
 	bool			asks_for_buffer;	/* UBLK_F_NEED_GET_DATA */
 	bool			copies;		/* we copy data from and to the server's buffers */
-	bool			counts_refs;	/* others may hold a request (ref.c) */
+	bool			counts_refs;	/* others may hold a request (end.c) */
 	bool			registers;	/* UBLK_F_AUTO_BUF_REG */
 	bool			shares_memory;	/* UBLK_F_SHMEM_ZC */
 	bool			protects;	/* UBLK_F_INTEGRITY */
@@ -340,9 +340,7 @@ void ublk_queue_destroy(struct ublk_queue *q);
 size_t ublk_queue_map_bytes(const struct ublk_device *dev, u16 depth);
 struct ublk_lane *ublk_lane_get(struct ublk_queue *q, struct task_struct *task, void *ring);
 void ublk_lanes_free(struct ublk_queue *q);
-bool ublk_publish(struct ublk_queue *q, struct ublk_io *io, struct io_uring_cmd *cmd);
-bool ublk_arm(struct ublk_queue *q, struct ublk_io *io, struct io_uring_cmd *cmd,
-	      unsigned int issue_flags);
+bool ublk_published_late(struct ublk_queue *q, u8 gate);
 bool ublk_cancel_io(struct ublk_io *io, unsigned int issue_flags);
 
 /* dispatch.c */
@@ -351,17 +349,15 @@ bool ublk_prepare(struct ublk_queue *q, struct ublk_io *io, struct request *req,
 		  struct io_uring_cmd *cmd, unsigned int issue_flags);
 void ublk_hand_over(struct ublk_queue *q, struct ublk_io *io, struct request *req,
 		    struct io_uring_cmd *cmd, unsigned int issue_flags);
-void ublk_finish(struct ublk_device *dev, struct request *req, int res, unsigned int bytes);
-void ublk_end(struct ublk_queue *q, struct ublk_io *io, int res, unsigned int bytes,
-	      struct request *req);
 void ublk_lane_give_back(struct ublk_lane *lane);
 bool ublk_give_back(struct ublk_device *dev, struct request *req, bool reissue);
 void ublk_kick(struct ublk_device *dev);
 
-/* ref.c */
-void ublk_ref_init(struct ublk_io *io);
+/* end.c */
+void ublk_end(struct ublk_queue *q, struct ublk_io *io, int res, unsigned int bytes,
+	      struct request *req);
 struct request *ublk_ref_get(struct ublk_io *io);
-void ublk_ref_put(struct ublk_queue *q, struct ublk_io *io);
+void ublk_ref_end(struct ublk_queue *q, struct ublk_io *io);
 bool ublk_ref_undo(struct ublk_io *io);
 void ublk_refs_drain(struct ublk_device *dev);
 
@@ -374,11 +370,8 @@ int ublk_buffer_register(struct ublk_queue *q, struct ublk_io *io, struct io_uri
 			 u64 index, unsigned int issue_flags);
 int ublk_buffer_unregister(struct ublk_queue *q, struct io_uring_cmd *cmd, u64 index,
 			   unsigned int issue_flags);
-int ublk_auto_parse(struct io_uring_cmd *cmd);
 int ublk_auto_register(struct ublk_queue *q, struct ublk_io *io, struct request *req,
 		       struct io_uring_cmd *cmd, unsigned int issue_flags);
-void ublk_auto_unregister(struct ublk_io *io, const void *ring, struct io_uring_cmd *cmd,
-			  unsigned int issue_flags);
 
 /* batch.c */
 struct ublk_batch_queue *ublk_batch_create(void);
@@ -389,7 +382,8 @@ void ublk_batch_cancel(struct ublk_queue *q, unsigned int issue_flags);
 void ublk_batch_cancel_one(struct io_uring_cmd *cmd, unsigned int issue_flags);
 
 /* shmem.c */
-bool ublk_shmem_take(struct ublk_device *dev, struct request *req, u64 *addr);
+#define UBLK_NO_SHMEM	U64_MAX
+u64 ublk_shmem_take(struct ublk_device *dev, struct request *req);
 void ublk_shmem_done(struct ublk_device *dev, struct request *req);
 int ublk_ctrl_reg_buf(struct ublk_device *dev, struct ublk_ctrl *c);
 int ublk_ctrl_unreg_buf(struct ublk_device *dev, struct ublk_ctrl *c);
@@ -449,6 +443,38 @@ static inline struct ublk_cmd *ublk_cmd(struct io_uring_cmd *cmd)
 	return ublk_uring_private(cmd);
 }
 
+/*
+ * Give the tag a command to answer its next request with (none with queue->batch). Afterwards the
+ * command, and with it the tag, may be used or cancelled by others at any time.
+ *
+ * Returns false if the queue is closed. Without preemption is a read section of RCU, and the
+ * cheapest; it pairs with the grace period of a change of the gate: either we see the change, or
+ * whoever made it sees the tag ACTIVE.
+ */
+static inline bool ublk_publish(struct ublk_queue *q, struct ublk_io *io, struct io_uring_cmd *cmd)
+{
+	u8 gate;
+
+	if (likely(cmd))
+		ublk_cmd(cmd)->io = io;
+	preempt_disable();
+	io->cmd = cmd;
+	smp_store_release(&io->state, UBLK_IO_ACTIVE);
+	gate = READ_ONCE(q->gate);
+	preempt_enable();
+	return likely(gate == UBLK_GATE_OPEN) || ublk_published_late(q, gate);
+}
+
+/* As above; cancels the command at once if the queue is closed, and returns false then. */
+static inline bool ublk_arm(struct ublk_queue *q, struct ublk_io *io, struct io_uring_cmd *cmd,
+			    unsigned int issue_flags)
+{
+	if (likely(ublk_publish(q, io, cmd)))
+		return true;
+	ublk_cancel_io(io, issue_flags);
+	return false;
+}
+
 static inline bool ublk_rq_has_data(const struct request *req)
 {
 	return bio_has_data(req->bio);
@@ -459,11 +485,45 @@ static inline u16 ublk_io_tag(const struct ublk_queue *q, const struct ublk_io *
 	return io - q->ios;
 }
 
+/* io->refs (end.c). */
+#define UBLK_REF_FREE	0	/* nobody has a request */
+#define UBLK_REF_ENDS	1	/* the last reference is gone, and the request is being ended */
+#define UBLK_REF_SERVER	2	/* or more: one for the server, until it commits or is found
+				 * dead, and one for each copy and each buffer */
+
+/* Drop one. The result that the request ends with was stored in io by whoever had the server's. */
+static inline void ublk_ref_put(struct ublk_queue *q, struct ublk_io *io)
+{
+	if (atomic_dec_return(&io->refs) == UBLK_REF_ENDS)
+		ublk_ref_end(q, io);
+}
+
+/*
+ * What a FETCH or COMMIT says about the buffer of its next request, for ublk_auto_set(): its index,
+ * and flags above that; or -EINVAL.
+ */
+static inline int ublk_auto_parse(const struct io_uring_cmd *cmd)
+{
+	/* A struct ublk_auto_buf_reg, of which the rest is reserved. */
+	u64 reg = ublk_uring_sqe_addr(cmd);
+
+	return likely(!(reg & ~(u64)(UBLK_AUTO_BUF_REG_F_MASK << 16 | U16_MAX))) ? reg : -EINVAL;
+}
+
 /* @buffer is from ublk_auto_parse(). */
 static inline void ublk_auto_set(struct ublk_io *io, int buffer)
 {
 	io->auto_buf.index = buffer & U16_MAX;
 	io->auto_buf.flags = buffer >> 16;
+}
+
+/* At commit: only @ring, in which it was registered, knows the buffer. */
+static inline void ublk_auto_unregister(struct ublk_io *io, const void *ring,
+					struct io_uring_cmd *cmd, unsigned int issue_flags)
+{
+	if (io->auto_buf.registered && ring == ublk_uring_ring(cmd))
+		ublk_uring_buffer_unregister(cmd, io->auto_buf.index, issue_flags);
+	io->auto_buf.registered = false;
 }
 
 /* Is a request on its way to the server, or with it? */
