@@ -43,7 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--repeat", type=int, default=0, metavar="N", help="runs of each cell; 5 settle what --stock asks")
     add("--server", type=pathlib.Path, metavar="FILE", help="a serve_device that was built elsewhere")
     add("--profile", action="store_true",
-        help="where the instructions of null and file reads go, by layer and function; nothing else")
+        help="where the instructions of 4k requests go, by layer and function; nothing else;"
+        " of loop, null and file, or --subjects")
     add("--record", action="store_true",
         help="all of the above but the profile, into the results that the README shows")
     add("--output", type=pathlib.Path, metavar="FILE", help="the numbers as JSON")

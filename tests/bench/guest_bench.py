@@ -87,7 +87,7 @@ def main() -> int:
     subjects.fill_file()
     group = plan.GROUPS[order["group"]]
     if order["profile"]:
-        blocks = plan.PROFILED
+        blocks = plan.profiled(tuple(order["subjects"]))
     else:
         blocks = group.quick if order["quick"] else group.blocks
     # Passes go over everything again: a machine that is busy for a while then spoils one of them.

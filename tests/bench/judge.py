@@ -44,10 +44,6 @@ class Verdict:
         return f"{self.column:>11}  {self.what}: {found}{doubt}{must}: {self.word}"
 
 
-def _spread(depth: str) -> float:
-    return plan.RUN_SPREAD if depth != "1" else 0.0
-
-
 def _find(results: Results, kernel: str, driver: str, subject: str, rest: tuple) -> Runs | None:
     """The runs of a subject in exact cost mode."""
     driver = driver if plan.SUBJECTS[subject].needs_driver else plan.NO_DRIVER
@@ -64,7 +60,7 @@ def _compare(
     aim: float | None = None,
 ) -> Verdict:
     ratio = runs.value / other.value
-    spread = _spread(depth)
+    spread = plan.RUN_SPREAD[depth]
     doubt = math.hypot(runs.doubt(spread), other.doubt(spread)) * ratio
     return Verdict(column, what, ratio, doubt, bound, aim)
 

@@ -9,7 +9,7 @@ from typing import Iterable
 
 _KERNEL = "kernel.kallsyms"
 _FIO = "fio"
-_SERVER = re.compile(r"ublk\d|serve_device")
+_SERVER = re.compile(r"ublk\d|serve_device|ld-linux")
 
 # Kernel functions by their names; the first that fits. What is left is the last of LAYERS.
 _KERNEL_LAYERS = (
