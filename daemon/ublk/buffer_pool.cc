@@ -37,6 +37,10 @@ absl::StatusOr<BufferPool> BufferPool::Create(size_t count, size_t buffer_bytes)
   return pool;
 }
 
+void BufferPool::GiveBack() {
+  if (memory_ != nullptr) madvise(memory_, memory_bytes_, MADV_DONTNEED_LOCKED);
+}
+
 BufferPool::BufferPool(BufferPool&& other) noexcept { *this = std::move(other); }
 
 BufferPool& BufferPool::operator=(BufferPool&& other) noexcept {

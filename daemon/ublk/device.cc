@@ -144,6 +144,9 @@ class Device::Threads {
   void AddTo(DeviceStats& stats) const {
     for (const auto& thread : threads_) thread->AddTo(stats);
   }
+  void GiveMemoryBack() {
+    for (const auto& thread : threads_) thread->GiveMemoryBack();
+  }
 
  private:
   void OnThreadEnd() {
@@ -361,6 +364,10 @@ DeviceStats Device::Stats() const {
   stats.queues.resize(info_.queues);
   if (threads_ != nullptr) threads_->AddTo(stats);
   return stats;
+}
+
+void Device::GiveMemoryBack() {
+  if (live()) threads_->GiveMemoryBack();
 }
 
 absl::Status Device::Stop(StopMode mode) {

@@ -138,6 +138,11 @@ class Device {
   /// Any thread; never waits for a queue thread.
   DeviceStats Stats() const;
 
+  /// Gives the memory back that requests of before have left in the buffers of threads that hold
+  /// none now. For a device that nobody uses: the next requests take longer. Any thread; returns at
+  /// once.
+  void GiveMemoryBack();
+
   /// Returns OK when the disk is gone, all threads are joined, the id is free and no descriptor is
   /// left. Stopping what is stopped is OK. Any thread; calls wait for one another.
   ///

@@ -52,7 +52,11 @@ void QueueThread::Join() {
 }
 
 void QueueThread::Leave() {
-  if (sender_.has_value()) sender_->Post(notice_);
+  if (sender_.has_value()) leave_notice_.PostTo(*sender_);
+}
+
+void QueueThread::GiveMemoryBack() {
+  if (sender_.has_value()) memory_notice_.PostTo(*sender_);
 }
 
 void QueueThread::Start(std::shared_ptr<CharDevice> device, DeviceTarget& target) {
@@ -183,11 +187,24 @@ void QueueThread::Serve() {
     for (ServedQueue& served : served_) {
       if (served.was_busy) served.counters.AddBusy(ring_->batch_ns() - previous_ns);
     }
+    if (giving_back_) [[unlikely]]
+      GiveBuffersBack();
   }
   if (const int32_t result = FirstEndResult(); result != 0 && result != UBLK_IO_RES_ABORT) {
     LogError("the driver refused a command of a queue thread",
              {{"thread", options_.spec.name}, {"errno", -result}});
   }
+}
+
+void QueueThread::GiveBuffersBack() {
+  giving_back_ = false;
+  // What was read is in the buffers until the driver has the answers.
+  ring_->RunOnce(/*wait=*/false);
+  if (holds_requests()) return;
+  for (Tag& tag : tags_) tag.UnregisterBuffer();
+  // The driver fills a buffer when this thread enters the ring, and tells of it in the same moment:
+  // now there is nothing in them, and nothing comes meanwhile.
+  if (ring_->at_rest()) buffers_.GiveBack();
 }
 
 uint64_t QueueThread::RequestCount() const {

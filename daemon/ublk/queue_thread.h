@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -55,6 +56,10 @@ class QueueThread {
   /// driver gives what is left to the next server.
   void Leave();
 
+  /// After WaitReady, any thread: unless it holds requests or one comes now, it gives the memory of
+  /// its buffers back until they are used again.
+  void GiveMemoryBack();
+
   /// Waits for the thread's end, which comes when the device is stopped or left. Again is fine.
   void Join();
 
@@ -64,14 +69,23 @@ class QueueThread {
   void AddTo(DeviceStats& stats) const;
 
  private:
-  /// Tells the thread to leave.
+  /// Sets a flag of the thread.
   class Notice : public uring::Mailbox::Item {
    public:
-    explicit Notice(bool& leaving) : Item(Run), leaving_(leaving) {}
+    explicit Notice(bool& flag) : Item(Run), flag_(flag) {}
+    /// Any thread; one that is under way already is enough.
+    void PostTo(const uring::Mailbox::Sender& sender) {
+      if (!posted_.exchange(true)) sender.Post(*this);
+    }
 
    private:
-    static void Run(Item& self) { static_cast<Notice&>(self).leaving_ = true; }
-    bool& leaving_;
+    static void Run(Item& self) {
+      auto& notice = static_cast<Notice&>(self);
+      notice.flag_ = true;
+      notice.posted_ = false;
+    }
+    bool& flag_;
+    std::atomic<bool> posted_ = false;
   };
 
   void Run(std::shared_ptr<CharDevice> device, DeviceTarget& target);
@@ -79,6 +93,7 @@ class QueueThread {
   void MakeTags(const CharDevice& device);
   absl::Status FetchAll();
   void Serve();
+  void GiveBuffersBack();
   size_t tag_count() const;
   bool holds_requests() const;
   int32_t FirstEndResult() const;
@@ -89,7 +104,8 @@ class QueueThread {
   std::thread thread_;
   /// Set before ready_, when all went well.
   std::optional<uring::Mailbox::Sender> sender_;
-  Notice notice_{leaving_};
+  Notice leave_notice_{leaving_};
+  Notice memory_notice_{giving_back_};
 
   // All below belongs to the thread. Order matters: what is later uses what is earlier.
   uring::FrameArena frames_;
@@ -100,6 +116,8 @@ class QueueThread {
   std::unique_ptr<uring::Mailbox> mailbox_;
   std::unique_ptr<QueueTarget> target_;
   bool leaving_ = false;
+  /// Asked to give its buffers back.
+  bool giving_back_ = false;
   /// Tags for which the driver may still send requests.
   size_t live_tags_ = 0;
   std::deque<Tag> tags_;

@@ -101,6 +101,9 @@ class Tag {
   bool has_pages() const { return has_pages_; }
   uring::Task<uring::Result> UnregisterPages();
 
+  /// Between two requests: takes the buffer out of the ring's table, which had pinned it.
+  void UnregisterBuffer();
+
   /// Why there is no further request: 0 while there may be one, -ENODEV when the device ends, else
   /// the driver has refused the command.
   int32_t end_result() const { return end_result_; }

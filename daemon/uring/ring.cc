@@ -210,6 +210,11 @@ io_uring_sqe* Ring::MakeRoom() {
   return sqe;
 }
 
+bool Ring::at_rest() const {
+  return (ring_.flags & IORING_SETUP_DEFER_TASKRUN) != 0 && io_uring_sq_ready(&ring_) == 0 &&
+         io_uring_cq_ready(&ring_) == 0 && !io_uring_cq_has_overflow(&ring_);
+}
+
 void Ring::RunOnce(bool wait) {
   Enter(wait ? 1 : 0);
   unsigned ready = io_uring_cq_ready(&ring_);

@@ -84,6 +84,11 @@ class Ring {
   /// not read.
   uint64_t batch_ns() const { return batch_ns_; }
 
+  /// Whether all that was prepared is submitted, all completions are taken, and none can come
+  /// before the ring is entered again: until then the kernel reads and writes no memory for a
+  /// request that a driver has not told of yet. Never with set-ups in which it works on its own.
+  bool at_rest() const;
+
   /// Operations that were submitted or prepared and have not completed.
   unsigned in_flight() const { return in_flight_; }
   /// IORING_SETUP_* in effect.

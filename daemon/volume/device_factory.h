@@ -58,6 +58,8 @@ class ServedDevice {
   virtual uint64_t RequestCount() const = 0;
   /// Never waits, whatever the backend does.
   virtual ublk::DeviceStats Stats() const = 0;
+  /// See ublk::Device::GiveMemoryBack.
+  virtual void GiveMemoryBack() = 0;
   /// See ublk::Device::Stop.
   virtual absl::Status Stop(ublk::StopMode mode) = 0;
   /// See ublk::Device::Leave.

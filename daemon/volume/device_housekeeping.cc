@@ -64,7 +64,8 @@ void DeviceManager::WatchDevices() {
       if (!entry.exists() || entry.device == nullptr) continue;
       served.push_back({id, entry.view.created_at, entry.record.generation, entry.view.spec,
                         entry.device->RequestCount(),
-                        [device = entry.device] { return device->Stats(); }});
+                        [device = entry.device] { return device->Stats(); },
+                        [device = entry.device] { device->GiveMemoryBack(); }});
     }
     lock.unlock();
     watch.Look(served, absl::Now());

@@ -19,12 +19,20 @@ void DeviceWatch::Look(const std::vector<WatchedDevice>& devices, absl::Time now
     }
     entry.created_at = device.created_at;
     entry.generation = device.generation;
-    if (entry.quiet_at == device.requests) continue;
+    if (entry.quiet_at == device.requests) {
+      if (!entry.gave_back && now - entry.quiet_since >= options_.idle_after) {
+        entry.gave_back = true;
+        device.give_memory_back();
+      }
+      continue;
+    }
     const ublk::DeviceStats stats = device.stats();
     LookForErrors(device, stats, entry, now);
     LookForStuck(device, stats, entry);
     const bool quiet = stats.in_flight() == 0 && entry.new_errors == 0;
     entry.quiet_at = quiet ? std::optional(device.requests) : std::nullopt;
+    entry.quiet_since = now;
+    entry.gave_back = false;
   }
   seen_ = std::move(seen);
 }

@@ -24,11 +24,12 @@ struct WatchedDevice {
   /// ublk::Device::RequestCount, read before Stats is called.
   uint64_t requests = 0;
   std::function<ublk::DeviceStats()> stats;
+  std::function<void()> give_memory_back;
 };
 
 /// Tells in the log when a device begins to have I/O errors or its backend to hang, and when that
-/// is over: one line each, however many requests are concerned. It only looks at counters. One
-/// thread.
+/// is over: one line each, however many requests are concerned. Devices that nobody uses any more
+/// give their memory back. It only looks at counters. One thread.
 class DeviceWatch {
  public:
   struct Options {
@@ -36,6 +37,8 @@ class DeviceWatch {
     absl::Duration stuck_after = absl::Seconds(30);
     /// Errors are over when there was none for so long.
     absl::Duration errors_over_after = absl::Seconds(30);
+    /// A device that had no request for so long gives its memory back.
+    absl::Duration idle_after = absl::Seconds(30);
   };
 
   explicit DeviceWatch(const Options& options) : options_(options) {}
@@ -52,6 +55,9 @@ class DeviceWatch {
     /// At that count no request was held, and there is nothing more to say: until another request
     /// comes there will not be.
     std::optional<uint64_t> quiet_at;
+    absl::Time quiet_since;
+    /// Since then it has given its memory back.
+    bool gave_back = false;
     std::array<uint64_t, ublk::kOpCount> errors = {};
     /// Errors since they began; 0 while there are none.
     uint64_t new_errors = 0;

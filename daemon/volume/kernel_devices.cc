@@ -33,6 +33,7 @@ class ServedKernelDevice : public ServedDevice {
   bool live() const override { return device_->live(); }
   uint64_t RequestCount() const override { return device_->RequestCount(); }
   ublk::DeviceStats Stats() const override { return device_->Stats(); }
+  void GiveMemoryBack() override { device_->GiveMemoryBack(); }
   absl::Status Stop(ublk::StopMode mode) override { return device_->Stop(mode); }
   absl::Status Leave(absl::Time deadline) override { return device_->Leave(deadline); }
   absl::Status Resize(uint64_t size_bytes) override { return device_->Resize(size_bytes); }

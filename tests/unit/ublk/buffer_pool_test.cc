@@ -28,6 +28,21 @@ TEST(BufferPool, UntouchedBuffersCostNoMemory) {
   EXPECT_LT(ResidentBytes() - before_bytes, size_t{512} << 10) << "one page, not a huge one";
 }
 
+TEST(BufferPool, WhatIsGivenBackCostsNothingAndCanBeUsedAgain) {
+  constexpr size_t kBufferBytes = 512 << 10;
+  const size_t before_bytes = ResidentBytes();
+  auto pool = BufferPool::Create(16, kBufferBytes);
+  ASSERT_TRUE(pool.ok()) << pool.status();
+  for (int round = 0; round < 2; ++round) {
+    for (size_t i = 0; i < 16; ++i) std::memset((*pool)[i], 0x5a, kBufferBytes);
+    EXPECT_GT(ResidentBytes() - before_bytes, 15 * kBufferBytes);
+    pool->GiveBack();
+    EXPECT_LT(ResidentBytes() - before_bytes, kBufferBytes);
+  }
+  EXPECT_EQ((*pool)[7][kBufferBytes - 1], std::byte{0});
+  BufferPool().GiveBack();
+}
+
 TEST(BufferPool, BuffersAreAlignedAndApart) {
   auto made = BufferPool::Create(4, 8192);
   ASSERT_TRUE(made.ok()) << made.status();

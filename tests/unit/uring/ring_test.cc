@@ -66,6 +66,28 @@ TEST_F(RingTest, EverySetupTheKernelMayTakeWorks) {
   }
 }
 
+TEST_F(RingTest, IsAtRestWhenNothingIsPreparedOrToBeTaken) {
+  const auto ring = MakeRing();
+  if ((ring->setup_flags() & IORING_SETUP_DEFER_TASKRUN) == 0) GTEST_SKIP() << "an old kernel";
+  EXPECT_TRUE(ring->at_rest());
+  UniqueFd event(eventfd(0, EFD_CLOEXEC));
+  uint64_t count = 0;
+  auto reader = [](Ring& r, File file, uint64_t& got) -> RootTask {
+    co_await r.ReadSome(file, &got, sizeof(got));
+  }(*ring, {.fd = event.get()}, count);
+  reader.Start();
+  EXPECT_FALSE(ring->at_rest()) << "prepared";
+  ring->RunOnce(/*wait=*/false);
+  EXPECT_TRUE(ring->at_rest()) << "the kernel waits";
+  ASSERT_EQ(eventfd_write(event.get(), 1), 0);
+  EXPECT_TRUE(ring->at_rest()) << "what has come is done at the next entry";
+  ring->RunUntil([&reader] { return reader.done(); });
+  EXPECT_EQ(count, 1u);
+  EXPECT_TRUE(ring->at_rest());
+  const auto other = MakeRing({.skip_setups = 3});
+  EXPECT_FALSE(other->at_rest()) << "the kernel may work at any time";
+}
+
 TEST_F(RingTest, ReadBeyondTheEndIsAnError) {
   const auto ring = MakeRing();
   const UniqueFd fd = MakeScratchFile();

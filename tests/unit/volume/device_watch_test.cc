@@ -66,16 +66,20 @@ class Counters {
             [this] {
               ++reads_;
               return snapshot_.stats;
-            }};
+            },
+            [this] { ++given_back_; }};
   }
   /// How often the counters were read.
   int reads() const { return reads_; }
+  /// How often it was to give its memory back.
+  int given_back() const { return given_back_; }
 
  private:
   DeviceSnapshot snapshot_;
   uint64_t generation_ = 1;
   uint64_t clock_ = 0;
   int reads_ = 0;
+  int given_back_ = 0;
 };
 
 class DeviceWatchTest : public ::testing::Test {
@@ -145,6 +149,25 @@ TEST_F(DeviceWatchTest, CountersOfADeviceThatNobodyUsesAreNotRead) {
   for (int i = 0; i < 5; ++i) Look();
   EXPECT_EQ(first_.reads(), 8);
   EXPECT_EQ(second_.reads(), 1);
+}
+
+TEST_F(DeviceWatchTest, MemoryIsGivenBackOnceAfterEachUse) {
+  Look();
+  Look(absl::Seconds(29));
+  EXPECT_EQ(first_.given_back(), 0);
+  Look();
+  EXPECT_EQ(first_.given_back(), 1) << "the search for partitions has used some";
+  Look(absl::Hours(1));
+  EXPECT_EQ(first_.given_back(), 1);
+  first_.HoldFor(absl::Seconds(1));
+  Look();
+  Look(absl::Minutes(1));
+  EXPECT_EQ(first_.given_back(), 1) << "it is held";
+  first_.HoldFor(absl::ZeroDuration());
+  Look();
+  Look(absl::Seconds(30));
+  EXPECT_EQ(first_.given_back(), 2);
+  EXPECT_EQ(second_.given_back(), 1);
 }
 
 TEST_F(DeviceWatchTest, ADeviceThatWasMadeAnewBeginsAnew) {

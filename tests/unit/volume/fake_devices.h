@@ -268,6 +268,7 @@ class FakeDevices::Served : public ServedDevice {
     if (found != owner_.stats_.end()) return found->second;
     return {std::vector<ublk::QueueStats>(options_.queues)};
   }
+  void GiveMemoryBack() override {}
   absl::Status Stop(ublk::StopMode mode) override {
     const std::lock_guard lock(owner_.mutex_);
     const uint32_t id = *options_.id;
