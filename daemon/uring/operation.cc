@@ -29,11 +29,14 @@ bool BasicOperation::IsPassing(int32_t result) {
 }
 
 void BasicOperation::Pause(unsigned n, Handler after) {
+  ++ring_.pausing_;
   set_handler(after);
   io_uring_sqe* sqe = ring_.Prepare(*this, IORING_OP_TIMEOUT, File{});
   sqe->addr = reinterpret_cast<uintptr_t>(&kPauses[n]);
   sqe->len = 1;
 }
+
+void BasicOperation::EndPause() { --ring_.pausing_; }
 
 TransferOperation::TransferOperation(Ring& ring, uint8_t opcode, File file, Buffer buffer,
                                      uint64_t offset_bytes, int rw_flags)

@@ -78,6 +78,7 @@ class BasicOperation : public Completion {
   void RetryAfterPause(unsigned n) {
     Pause(n, [](Completion& self, int32_t /*result*/) {
       auto& operation = static_cast<Operation&>(self);
+      operation.EndPause();
       operation.set_handler(Operation::OnComplete);
       operation.Submit();
     });
@@ -90,6 +91,7 @@ class BasicOperation : public Completion {
 
  private:
   void Pause(unsigned n, Handler after);
+  void EndPause();
 };
 
 /// Reads or writes the whole buffer: what the kernel leaves undone is submitted again. A read that

@@ -211,8 +211,9 @@ io_uring_sqe* Ring::MakeRoom() {
 }
 
 bool Ring::at_rest() const {
-  return (ring_.flags & IORING_SETUP_DEFER_TASKRUN) != 0 && io_uring_sq_ready(&ring_) == 0 &&
-         io_uring_cq_ready(&ring_) == 0 && !io_uring_cq_has_overflow(&ring_);
+  return (ring_.flags & IORING_SETUP_DEFER_TASKRUN) != 0 && pausing_ == 0 &&
+         io_uring_sq_ready(&ring_) == 0 && io_uring_cq_ready(&ring_) == 0 &&
+         !io_uring_cq_has_overflow(&ring_);
 }
 
 void Ring::RunOnce(bool wait) {

@@ -128,6 +128,8 @@ class Ring {
   io_uring ring_ = {};
   bool open_ = false;
   unsigned in_flight_ = 0;
+  /// Operations that will be submitted again.
+  unsigned pausing_ = 0;
   uint64_t batch_ns_ = 0;
   uint64_t enters_ = 0;
   /// Places of the file table that are taken.

@@ -8,10 +8,14 @@
 
 #include <cerrno>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <stdexcept>
 #include <string>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "daemon/target/null.h"
 #include "daemon/target/target.h"
@@ -72,6 +76,56 @@ pid_t ForkServer(uint32_t id) {
   auto device = ublk::Device::Create(**control, {.id = id, .queues = 1}, *std::move(target));
   if (!device.ok()) _exit(2);
   while (true) pause();
+}
+
+/// As long as it lives, this process gets no further thread, nor does the kernel for it.
+class NoMoreThreads {
+ public:
+  NoMoreThreads() {
+    Write("/sys/fs/cgroup/cgroup.subtree_control", "+pids");
+    std::filesystem::create_directory(kGroup);
+    Write(absl::StrCat(kGroup, "/cgroup.procs"), absl::StrCat(getpid()));
+    Write(absl::StrCat(kGroup, "/pids.max"), "1");
+  }
+  ~NoMoreThreads() {
+    Write("/sys/fs/cgroup/cgroup.procs", absl::StrCat(getpid()));
+    // What is on its way to its end is still in the group.
+    EXPECT_TRUE(Eventually(absl::Seconds(20), [] {
+      std::error_code error;
+      return std::filesystem::remove(kGroup, error);
+    }));
+  }
+
+ private:
+  static constexpr const char* kGroup = "/sys/fs/cgroup/engine-test";
+  static void Write(const std::string& path, const std::string& text) {
+    EXPECT_TRUE(std::ofstream(path) << text << std::flush) << path;
+  }
+};
+
+TEST_F(EngineTest, AFlushThatFindsNoThreadIsTriedAgain) {
+  auto device = ServeFile(MakeFile("disk", 16 * kMiB), {.queues = 1});
+  ASSERT_TRUE(device.ok()) << device.status();
+  const UniqueFd disk(open((*device)->block_path().c_str(), O_RDWR | O_DIRECT | O_CLOEXEC));
+  ASSERT_TRUE(disk.valid());
+  absl::Notification begin;
+  absl::Notification done;
+  int result = -1;
+  std::thread user([&] {
+    begin.WaitForNotification();
+    result = fsync(disk.get());
+    done.Notify();
+  });
+  {
+    // The kernel flushes a file in a thread of the queue's ring, which it makes for the first
+    // flush.
+    const NoMoreThreads limit;
+    begin.Notify();
+    EXPECT_FALSE(done.WaitForNotificationWithTimeout(absl::Milliseconds(300)));
+  }
+  user.join();
+  EXPECT_EQ(result, 0);
+  EXPECT_EQ((*device)->Stats().Total(ublk::Op::kFlush).errors, 0u);
 }
 
 class KillTest : public EngineTest {

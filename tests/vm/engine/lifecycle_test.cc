@@ -15,6 +15,7 @@
 #include "daemon/target/file.h"
 #include "daemon/target/null.h"
 #include "daemon/target/target.h"
+#include "tests/vm/driver/control.h"
 #include "tests/vm/engine/fixture.h"
 
 namespace ublkd {
@@ -59,6 +60,23 @@ TEST_F(EngineTest, AMountedDiskIsNotStopped) {
   const absl::Status status = (*device)->Stop(StopMode::kIfUnused);
   EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
   EXPECT_TRUE(RunCommand(absl::StrCat("touch ", mount, "/file && sync && umount ", mount)));
+  EXPECT_TRUE((*device)->Stop(StopMode::kIfUnused).ok());
+}
+
+TEST_F(EngineTest, AnOpenDiskThatSomebodyQuiescedIsNotStopped) {
+  auto device = ServeNull({.queues = 1,
+                           .recoverable = true,
+                           .extra_features = ublk::Features().With(ublk::Feature::kQuiesce)});
+  ASSERT_TRUE(device.ok()) << device.status();
+  {
+    const UniqueFd user(open((*device)->block_path().c_str(), O_RDONLY | O_CLOEXEC));
+    ASSERT_TRUE(user.valid());
+    ASSERT_EQ(driver_test::Control().Quiesce((*device)->id()), 0);
+    ASSERT_TRUE(Eventually(absl::Seconds(20), [&] { return !(*device)->live(); }));
+    const absl::Status status = (*device)->Stop(StopMode::kIfUnused);
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+    EXPECT_TRUE(control().GetDeviceInfo((*device)->id()).ok()) << "it can still be taken over";
+  }
   EXPECT_TRUE((*device)->Stop(StopMode::kIfUnused).ok());
 }
 
