@@ -37,8 +37,10 @@ absl::StatusOr<BufferPool> BufferPool::Create(size_t count, size_t buffer_bytes)
   return pool;
 }
 
-void BufferPool::GiveBack() {
-  if (memory_ != nullptr) madvise(memory_, memory_bytes_, MADV_DONTNEED_LOCKED);
+void BufferPool::GiveBack(size_t keep_bytes) {
+  for (size_t at = 0; at < memory_bytes_; at += stride_bytes_) {
+    madvise(memory_ + at + keep_bytes, stride_bytes_ - keep_bytes, MADV_DONTNEED_LOCKED);
+  }
 }
 
 BufferPool::BufferPool(BufferPool&& other) noexcept { *this = std::move(other); }

@@ -18,9 +18,10 @@ class BufferPool {
   BufferPool& operator=(BufferPool&& other) noexcept;
   ~BufferPool();
 
-  /// Gives the memory of all buffers back to the system, and with it their contents; it is there
-  /// again when it is used again. Nobody may be using one.
-  void GiveBack();
+  /// Gives the memory of all buffers but for their first `keep_bytes`, a multiple of the page, back
+  /// to the system, and with it their contents; it is there again when it is used again. Nobody may
+  /// be using one.
+  void GiveBack(size_t keep_bytes);
 
   /// Page-aligned, `buffer_bytes` long.
   std::byte* operator[](size_t index) const { return memory_ + index * stride_bytes_; }

@@ -198,13 +198,12 @@ void QueueThread::Serve() {
 
 void QueueThread::GiveBuffersBack() {
   giving_back_ = false;
+  if (holds_requests()) return;
   // What was read is in the buffers until the driver has the answers.
   ring_->RunOnce(/*wait=*/false);
-  if (holds_requests()) return;
-  for (Tag& tag : tags_) tag.UnregisterBuffer();
   // The driver fills a buffer when this thread enters the ring, and tells of it in the same moment:
   // now there is nothing in them, and nothing comes meanwhile.
-  if (ring_->at_rest()) buffers_.GiveBack();
+  if (!holds_requests() && ring_->at_rest()) buffers_.GiveBack(Tag::kHotBytes);
 }
 
 uint64_t QueueThread::RequestCount() const {

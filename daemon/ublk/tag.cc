@@ -118,12 +118,6 @@ void Tag::RegisterHotPart() {
   registered_ = registered ? Registered::kYes : Registered::kRefused;
 }
 
-void Tag::UnregisterBuffer() {
-  if (place_.buffer == nullptr || registered_ != Registered::kYes) return;
-  place_.ring.UnregisterBuffer(place_.buffer_place);
-  registered_ = Registered::kUntried;
-}
-
 uring::CommandOperation Tag::PagesCommand(uint32_t command) {
   ublksrv_io_cmd payload = {};
   payload.q_id = place_.queue;

@@ -74,7 +74,9 @@ class Tag {
   };
 
   /// The start of a buffer that is registered with the ring once a request has used it: the kernel
-  /// then looks its pages up no more. Requests up to this long profit.
+  /// then looks its pages up no more. Requests up to this long profit. It stays registered: rings
+  /// of Linux 6.12 and older let go of such pages no earlier than of all commands that wait in
+  /// them.
   static constexpr uint32_t kHotBytes = 8 << 10;
 
   explicit Tag(const Place& place);
@@ -100,9 +102,6 @@ class Tag {
   uring::Task<uring::Result> RegisterPages();
   bool has_pages() const { return has_pages_; }
   uring::Task<uring::Result> UnregisterPages();
-
-  /// Between two requests: takes the buffer out of the ring's table, which had pinned it.
-  void UnregisterBuffer();
 
   /// Why there is no further request: 0 while there may be one, -ENODEV when the device ends, else
   /// the driver has refused the command.

@@ -45,7 +45,7 @@ class Mailbox {
   };
 
  public:
-  /// Posts from any thread. Copies may outlive the mailbox as long as they post nothing then.
+  /// Posts from any thread. Copies may outlive the mailbox; what they post then never runs.
   class Sender {
    public:
     /// `item` runs on the ring's thread and may be gone when this returns.

@@ -36,11 +36,13 @@ TEST(BufferPool, WhatIsGivenBackCostsNothingAndCanBeUsedAgain) {
   for (int round = 0; round < 2; ++round) {
     for (size_t i = 0; i < 16; ++i) std::memset((*pool)[i], 0x5a, kBufferBytes);
     EXPECT_GT(ResidentBytes() - before_bytes, 15 * kBufferBytes);
-    pool->GiveBack();
+    pool->GiveBack(8192);
     EXPECT_LT(ResidentBytes() - before_bytes, kBufferBytes);
   }
-  EXPECT_EQ((*pool)[7][kBufferBytes - 1], std::byte{0});
-  BufferPool().GiveBack();
+  EXPECT_EQ((*pool)[7][8191], std::byte{0x5a});
+  EXPECT_EQ((*pool)[7][8192], std::byte{0});
+  EXPECT_EQ((*pool)[15][kBufferBytes - 1], std::byte{0});
+  BufferPool().GiveBack(0);
 }
 
 TEST(BufferPool, BuffersAreAlignedAndApart) {

@@ -28,7 +28,7 @@ using ublk::Device;
 using ublk::DeviceOptions;
 using ublk::StopMode;
 
-constexpr size_t kBlockBytes = VerifiedLoad::kBlockBytes;
+constexpr size_t kBlockBytes = 4096;
 
 /// A target that cannot be opened.
 class BrokenTarget {

@@ -13,10 +13,9 @@ namespace ublkd {
 /// Writers that check what they read, each in blocks of its own, from its making to Finish.
 class VerifiedLoad {
  public:
-  static constexpr size_t kBlockBytes = 4096;
-
   /// In `size_bytes` of the disk, zeroes so far, from `begin_bytes` on.
-  VerifiedLoad(const std::string& disk, uint64_t size_bytes, int threads, uint64_t begin_bytes = 0);
+  VerifiedLoad(const std::string& disk, uint64_t size_bytes, int threads, uint64_t begin_bytes = 0,
+               size_t block_bytes = 4096);
   ~VerifiedLoad() { Finish(); }
 
   /// Ends the load.
@@ -28,6 +27,7 @@ class VerifiedLoad {
  private:
   void Run(const std::string& disk, uint64_t begin_bytes, size_t blocks);
 
+  const size_t block_bytes_;
   std::atomic<bool> stop_ = false;
   std::atomic<int> done_ = 0;
   std::atomic<int> errors_ = 0;
