@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -43,6 +44,8 @@ class NodeTest : public testing::Test {
   void StartNode(uint32_t queues, const std::vector<std::string>& daemon_flags = {}) {
     if (node_ == nullptr) {
       ASSERT_OK(LoadDriver());
+      // Else with the first mount, which has its limits, and a slow machine may take a minute.
+      ASSERT_OK(RunCommand({"modprobe", "--all", "ext4", "xfs"}, std::chrono::minutes(5)));
       before_ = TakeStock({});
     }
     node_.reset();
