@@ -21,6 +21,8 @@ _FOLDER = subjects.RAMDISK_FOLDER + "/idle"
 _SOCKET = "/run/ublkd/ublkd.sock"
 _START_SECONDS = 60
 _SETTLE_SECONDS = 5
+# Until devices that nobody uses have given their memory back, 30 s after their last request.
+_IDLE_AFTER_SECONDS = 40
 _FILE_BYTES = 1 << 30
 _CALLERS = 4
 _STACK_KIB = 8192
@@ -149,7 +151,7 @@ def measure() -> dict[str, object]:
         memory, slabs, mappings = _memory(pid), _slabs(), _mappings(pid)
         with ThreadPoolExecutor(_CALLERS) as callers:
             list(callers.map(_attach, range(plan.IDLE_DEVICES)))
-        time.sleep(_SETTLE_SECONDS)
+        time.sleep(_IDLE_AFTER_SECONDS)
         grown = _growth(memory, _memory(pid))
         slabs_grown = _growth(slabs, _slabs())
         mappings_grown = _growth(mappings, _mappings(pid))
