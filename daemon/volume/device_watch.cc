@@ -20,8 +20,8 @@ void DeviceWatch::Look(const std::vector<WatchedDevice>& devices, absl::Time now
     entry.created_at = device.created_at;
     entry.generation = device.generation;
     if (entry.quiet_at == device.requests) {
-      if (!entry.gave_back && now - entry.quiet_since >= options_.idle_after) {
-        entry.gave_back = true;
+      if (now >= entry.give_back_at) {
+        entry.give_back_at = absl::InfiniteFuture();
         device.give_memory_back();
       }
       continue;
@@ -31,8 +31,7 @@ void DeviceWatch::Look(const std::vector<WatchedDevice>& devices, absl::Time now
     LookForStuck(device, stats, entry);
     const bool quiet = stats.in_flight() == 0 && entry.new_errors == 0;
     entry.quiet_at = quiet ? std::optional(device.requests) : std::nullopt;
-    entry.quiet_since = now;
-    entry.gave_back = false;
+    entry.give_back_at = now + options_.idle_after;
   }
   seen_ = std::move(seen);
 }

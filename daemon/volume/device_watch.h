@@ -28,8 +28,8 @@ struct WatchedDevice {
 };
 
 /// Tells in the log when a device begins to have I/O errors or its backend to hang, and when that
-/// is over: one line each, however many requests are concerned. Devices that nobody uses any more
-/// give their memory back. It only looks at counters. One thread.
+/// is over: one line each, however many requests are concerned. Has those that nobody uses any more
+/// give their memory back. All that it looks at is counters. One thread.
 class DeviceWatch {
  public:
   struct Options {
@@ -55,9 +55,8 @@ class DeviceWatch {
     /// At that count no request was held, and there is nothing more to say: until another request
     /// comes there will not be.
     std::optional<uint64_t> quiet_at;
-    absl::Time quiet_since;
-    /// Since then it has given its memory back.
-    bool gave_back = false;
+    /// When it gives its memory back, if it is quiet until then.
+    absl::Time give_back_at = absl::InfiniteFuture();
     std::array<uint64_t, ublk::kOpCount> errors = {};
     /// Errors since they began; 0 while there are none.
     uint64_t new_errors = 0;

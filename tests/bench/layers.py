@@ -9,6 +9,7 @@ from typing import Iterable
 
 _KERNEL = "kernel.kallsyms"
 _FIO = "fio"
+# Other servers are started by a loader of their own (subjects.py), whose name they have.
 _SERVER = re.compile(r"ublk\d|serve_device|ld-linux")
 
 # Kernel functions by their names; the first that fits. What is left is the last of LAYERS.

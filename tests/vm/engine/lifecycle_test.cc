@@ -68,7 +68,7 @@ TEST_F(EngineTest, AnOpenDiskThatSomebodyQuiescedIsNotStopped) {
                            .recoverable = true,
                            .extra_features = ublk::Features().With(ublk::Feature::kQuiesce)});
   ASSERT_TRUE(device.ok()) << device.status();
-  // Which would wait for the next server, and who asks whether the disk is in use for that.
+  // Else the scan waits for the next server, and Stop for the scan.
   ASSERT_TRUE(driver_test::PartitionScanHasEnded((*device)->block_path()));
   {
     const UniqueFd user(open((*device)->block_path().c_str(), O_RDONLY | O_CLOEXEC));
