@@ -6,31 +6,67 @@
 
 #include "ublk_drv.h"
 
+/* The private_data of a disk. */
+struct ublk_disk {
+	struct ublk_device	*dev;	/* with a reference */
+	/*
+	 * How often it is open, or UBLK_DISK_CLOSED. The block layer counts as well, but only tells
+	 * under open_mutex, which it holds while a search for partitions waits for the server.
+	 */
+	atomic_t		opens;
+};
+
+#define UBLK_DISK_CLOSED	(-1)
+
+static void ublk_disk_put_private(struct ublk_disk *d)
+{
+	struct ublk_device *dev = d->dev;
+
+	kfree(d);
+	ublk_dev_put(dev);
+}
+
 /* After the last user of a stopped disk. */
 static void ublk_disk_free(struct gendisk *disk)
 {
-	ublk_dev_put(disk->private_data);
+	ublk_disk_put_private(disk->private_data);
 }
 
-/* disk->open_mutex held. */
 UBLK_DISK_OPEN(ublk_disk_open)
 {
-	struct ublk_device *dev = disk->private_data;
+	struct ublk_disk *d = disk->private_data;
 
-	if (READ_ONCE(dev->closed_disk) == disk)
-		return -ENXIO;
-	return ublk_access_may_open(dev) ? 0 : -EPERM;
+	if (!ublk_access_may_open(d->dev))
+		return -EPERM;
+	return atomic_inc_unless_negative(&d->opens) ? 0 : -ENXIO;
+}
+
+UBLK_DISK_RELEASE(ublk_disk_release)
+{
+	struct ublk_disk *d = disk->private_data;
+
+	atomic_dec(&d->opens);
+}
+
+/* Have the disk refuse users from now on, for good. False if somebody has it open. */
+bool ublk_disk_close_unused(struct gendisk *disk)
+{
+	struct ublk_disk *d = disk->private_data;
+
+	return atomic_cmpxchg(&d->opens, 0, UBLK_DISK_CLOSED) <= 0;
 }
 
 static const struct block_device_operations ublk_disk_ops = {
 	.owner		= THIS_MODULE,
 	.open		= ublk_disk_open,
+	.release	= ublk_disk_release,
 	.free_disk	= ublk_disk_free,
 };
 
 static const struct block_device_operations ublk_zoned_disk_ops = {
 	.owner		= THIS_MODULE,
 	.open		= ublk_disk_open,
+	.release	= ublk_disk_release,
 	.free_disk	= ublk_disk_free,
 	.report_zones	= ublk_zones_report,
 };
@@ -44,11 +80,14 @@ static int ublk_disk_finish(struct ublk_device *dev, struct gendisk *disk, int e
 	if (!err)
 		err = add_disk(disk);
 	if (err) {
+		struct ublk_disk *d = disk->private_data;
+
 		ublk_gates_close(dev);
 		/* Reports of zones have started the timer, which only del_gendisk() would stop. */
 		blk_sync_queue(disk->queue);
+		/* free_disk is only called for a disk that was added. */
 		put_disk(disk);
-		ublk_dev_put(dev);
+		ublk_disk_put_private(d);
 		return err;
 	}
 	dev->disk = disk;
@@ -149,24 +188,30 @@ int ublk_disk_start(struct ublk_device *dev)
 	bool zoned = dev->flags_granted & UBLK_F_ZONED;
 	struct ublk_disk_limits lim;
 	struct gendisk *disk;
+	struct ublk_disk *d;
 
 	lockdep_assert_held(&dev->mutex);
+	d = kzalloc(sizeof(*d), GFP_KERNEL);
+	if (!d)
+		return -ENOMEM;
 	ublk_params_to_limits(&dev->params, &lim);
 	disk = ublk_alloc_disk(&dev->tag_set, &lim, NULL);
-	if (IS_ERR(disk))
+	if (IS_ERR(disk)) {
+		kfree(d);
 		return PTR_ERR(disk);
+	}
 
 	snprintf(disk->disk_name, sizeof(disk->disk_name), "ublkb%u", dev->id);
 	disk->fops = zoned ? &ublk_zoned_disk_ops : &ublk_disk_ops;
-	disk->private_data = dev;
+	disk->private_data = d;
 	set_capacity(disk, basic->dev_sectors);
 	if (basic->attrs & UBLK_ATTR_READ_ONLY)
 		set_disk_ro(disk, true);
 	/* Reading the partition table needs the server: not here, see ublk_scan_work(). */
 	set_bit(GD_SUPPRESS_PART_SCAN, &disk->state);
 
-	/* Given back by ublk_disk_free(), which is only called for a disk that was added. */
 	ublk_dev_get(dev);
+	d->dev = dev;
 	ublk_gates_open(dev);
 	return zoned ? ublk_disk_finish_zoned(dev, disk) : ublk_disk_finish(dev, disk, 0);
 }
@@ -223,7 +268,6 @@ void ublk_disk_remove(struct ublk_device *dev)
 
 	mutex_lock(&dev->mutex);
 	dev->disk = NULL;
-	cmpxchg(&dev->closed_disk, disk, NULL);
 	dev->stopping = false;
 	dev->info.state = UBLK_S_DEV_DEAD;
 	/* The server has to come again before the next disk. */

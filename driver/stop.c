@@ -122,31 +122,18 @@ int ublk_dev_stop(struct ublk_device *dev)
 int ublk_dev_stop_unused(struct ublk_device *dev)
 {
 	struct gendisk *disk = ublk_disk_get(dev);
-	int err = 0;
+	int err;
 
 	if (!disk)
 		return -ENODEV;
-	if (mutex_lock_interruptible(&disk->open_mutex)) {
-		err = -EINTR;
-		goto put;
-	}
-	if (disk_openers(disk))
-		err = -EBUSY;
-	else
-		WRITE_ONCE(dev->closed_disk, disk);
-	mutex_unlock(&disk->open_mutex);
+	err = ublk_disk_close_unused(disk) ? ublk_stop_ask(dev, disk) : -EBUSY;
 	if (!err) {
-		err = ublk_stop_ask(dev, disk);
 		mutex_lock(&dev->mutex);
-		/* Else it still goes, and closed_disk with it. */
-		if (dev->disk != disk)
-			cmpxchg(&dev->closed_disk, disk, NULL);
 		/* Somebody else stopped it, and started another. */
-		if (!err && dev->disk && dev->disk != disk)
+		if (dev->disk && dev->disk != disk)
 			err = -ENODEV;
 		mutex_unlock(&dev->mutex);
 	}
-put:
 	put_device(disk_to_dev(disk));
 	return err;
 }

@@ -254,7 +254,6 @@ struct ublk_device {
 	bool			stop_any;	/* asked: to stop whatever disk is there */
 	struct gendisk		*stop_only;	/* asked: to stop this one alone; with a reference */
 
-	struct gendisk		*closed_disk;	/* TRY_STOP_DEV found it unused: no new users */
 	wait_queue_head_t	wait;		/* nr_ready, waiters, state or a paused tag changed */
 	struct mm_struct	*mm;		/* that mapped descriptors; cmpxchg, compared only */
 
@@ -406,6 +405,7 @@ int ublk_disk_start(struct ublk_device *dev);
 void ublk_disk_stop(struct ublk_device *dev);
 void ublk_disk_remove(struct ublk_device *dev);
 struct gendisk *ublk_disk_get(struct ublk_device *dev);
+bool ublk_disk_close_unused(struct gendisk *disk);
 int ublk_disk_resize(struct ublk_device *dev, u64 sectors);
 void ublk_scan_work(struct work_struct *work);
 

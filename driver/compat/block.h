@@ -62,7 +62,7 @@ static inline void ublk_rq_list_init(ublk_rq_list *list)
 
 /*
  * UBLK_DISK_OPEN(name) starts the definition of a function (struct gendisk *disk) returning int that
- * is the `open` operation of a disk.
+ * is the `open` operation of a disk; UBLK_DISK_RELEASE(name) that of its `release`, returning nothing.
  */
 #ifdef UBLK_HAVE_DISK_OPEN_DISK
 #define UBLK_DISK_OPEN(name)					\
@@ -72,6 +72,7 @@ static int name(struct gendisk *disk, blk_mode_t mode)		\
 	return name##_body(disk);				\
 }								\
 static int name##_body(struct gendisk *disk)
+#define UBLK_DISK_RELEASE(name)	static void name(struct gendisk *disk)
 #else
 #define UBLK_DISK_OPEN(name)					\
 static int name##_body(struct gendisk *disk);			\
@@ -80,6 +81,7 @@ static int name(struct block_device *bdev, fmode_t mode)	\
 	return name##_body(bdev->bd_disk);			\
 }								\
 static int name##_body(struct gendisk *disk)
+#define UBLK_DISK_RELEASE(name)	static void name(struct gendisk *disk, fmode_t mode)
 #endif
 
 /* What a disk can do, in bytes unless named otherwise. 0 means no limit or not supported. */

@@ -4,13 +4,18 @@
 // whatever happens on the way, and that nothing is lost.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/fs.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <climits>
 #include <cstdlib>
 #include <cstring>
 #include <random>
+#include <thread>
 
 #include "tests/vm/driver/recovery_fixture.h"
 
@@ -332,6 +337,44 @@ TEST_F(Recovery, StopDuringAHangingPartitionScan_R51_R72) {
   control_.Send(UBLK_U_CMD_STOP_DEV, {.dev_id = id()});
   EXPECT_EQ(control_.Finish(std::chrono::seconds(20)), 0) << "STOP_DEV waits for a dead server";
   EXPECT_EQ(control_.State(id()), UBLK_S_DEV_DEAD);
+}
+
+// The scan waits for the next server, and who opens the disk for the scan: neither uses the disk.
+TEST_F(Recovery, TryStopDuringAHangingPartitionScan_R21_R51) {
+  device_ = std::make_unique<Device>(control_, Geometry{.flags = kReissue});
+  HoldRequests();
+  server_ = NewServer();
+  ASSERT_EQ(control_.Start(id(), server_->pid()), 0);
+  ASSERT_TRUE(HoldsRequests(1)) << "no partition scan";
+  std::atomic<int> opened = INT_MIN;
+  std::thread late([&] {
+    const int fd = open(device_->disk().c_str(), O_RDONLY | O_CLOEXEC);
+    opened = fd >= 0 ? 0 : -errno;
+    if (fd >= 0) close(fd);
+  });
+  KillServer();
+  control_.Send(UBLK_U_CMD_TRY_STOP_DEV, {.dev_id = id()});
+  EXPECT_EQ(control_.Finish(std::chrono::seconds(20)), 0) << "TRY_STOP_DEV waits for the scan";
+  EXPECT_EQ(control_.State(id()), UBLK_S_DEV_DEAD);
+  EXPECT_EQ(control_.Stop(id()), 0);  // whatever came of the above, to be able to go on
+  late.join();
+  EXPECT_TRUE(opened == -ENXIO || opened == -ENOENT) << "a disk that is gone was opened: " << opened;
+}
+
+// A user who waits for the next server, with the disk locked, is one all the same.
+TEST_F(Recovery, TryStopDuringAHangingScanOfAUser_R21) {
+  Start({.flags = kReissue});
+  HoldRequests();
+  std::thread user([&] { ioctl(disk_->fd(), BLKRRPART); });
+  ASSERT_TRUE(HoldsRequests(1)) << "BLKRRPART reads nothing";
+  KillServer();
+  control_.Send(UBLK_U_CMD_TRY_STOP_DEV, {.dev_id = id()});
+  EXPECT_EQ(control_.Finish(std::chrono::seconds(20)), -EBUSY);
+  Recover();
+  user.join();
+  disk_->Close();
+  KillServer();  // it has inherited the open disk
+  EXPECT_EQ(control_.TryStop(id()), 0);
 }
 
 TEST_F(Recovery, DeleteEndsAWaitingRecovery_R68) {

@@ -68,7 +68,7 @@ TEST_F(EngineTest, AnOpenDiskThatSomebodyQuiescedIsNotStopped) {
                            .recoverable = true,
                            .extra_features = ublk::Features().With(ublk::Feature::kQuiesce)});
   ASSERT_TRUE(device.ok()) << device.status();
-  // Else the scan waits for the next server, and Stop for the scan.
+  // Else the scan waits for the next server, and on the kernel's own driver Stop for the scan.
   ASSERT_TRUE(driver_test::PartitionScanHasEnded((*device)->block_path()));
   {
     const UniqueFd user(open((*device)->block_path().c_str(), O_RDONLY | O_CLOEXEC));
