@@ -358,7 +358,8 @@ TEST_F(Recovery, TryStopDuringAHangingPartitionScan_R21_R51) {
   EXPECT_EQ(control_.State(id()), UBLK_S_DEV_DEAD);
   EXPECT_EQ(control_.Stop(id()), 0);  // whatever came of the above, to be able to go on
   late.join();
-  EXPECT_TRUE(opened == -ENXIO || opened == -ENOENT) << "a disk that is gone was opened: " << opened;
+  EXPECT_TRUE(opened == -ENXIO || opened == -ENOENT)
+      << "a disk that is gone was opened: " << opened;
 }
 
 // A user who waits for the next server, with the disk locked, is one all the same.
