@@ -164,7 +164,7 @@ uring::RootTask ServeTag(ublk::Tag& tag, Q& queue) {
       auto admission = queue.Admit(request);
       if (!admission.await_ready()) [[unlikely]] {
         tag.OnHeldBack();
-        (void)co_await internal::Suspended{admission};
+        (void)co_await internal::Suspended<decltype(admission)>{admission};
         tag.OnLetPass();
       }
     }

@@ -35,10 +35,10 @@ std::string PrintableName(absl::string_view name) {
 
 /// The member of an object, or null, whatever `value` is.
 const json& Member(const json& value, const char* name) {
-  static const json kNull;
-  if (!value.is_object()) return kNull;
+  static const json null;
+  if (!value.is_object()) return null;
   const auto found = value.find(name);
-  return found == value.end() ? kNull : *found;
+  return found == value.end() ? null : *found;
 }
 
 std::string Text(const json& value) {

@@ -33,7 +33,9 @@ constexpr uint64_t kMs = kSecond / 1000;
 class Line {
  public:
   Line(const std::shared_ptr<Throttle>& throttle, std::vector<std::string>& passed)
-      : passed_(passed), ring_(*uring::Ring::Create({})), gate_(throttle, *ring_) {}
+      : passed_(passed),
+        ring_(*uring::Ring::Create({})),
+        gate_(std::make_unique<Gate>(throttle, *ring_)) {}
 
   void Send(const std::string& name, const Request& request) {
     requests_.push_back(request);
@@ -55,14 +57,14 @@ class Line {
 
  private:
   uring::RootTask Run(std::string name, const Request& request) {
-    const bool held_back = co_await gate_.Admit(request);
+    const bool held_back = co_await gate_->Admit(request);
     held_back_ += held_back ? 1 : 0;
     passed_.push_back(std::move(name));
   }
 
   std::vector<std::string>& passed_;
   std::unique_ptr<uring::Ring> ring_;
-  Gate gate_;
+  std::unique_ptr<Gate> gate_;
   std::deque<Request> requests_;
   std::deque<uring::RootTask> tasks_;
   int held_back_ = 0;
@@ -298,7 +300,8 @@ TEST_F(ThrottleTest, ThreadsTogetherNeverExceedTheLimit) {
   Load first(throttle, 200);
   Load second(throttle, 200);
   while (first.passed() + second.passed() < 400) {
-    const auto passed = static_cast<uint64_t>(first.passed() + second.passed());
+    const auto passed =
+        static_cast<uint64_t>(first.passed()) + static_cast<uint64_t>(second.passed());
     const uint64_t elapsed_ns = uring::MonotonicNs() - begin_ns;
     ASSERT_LE(passed, kBurst + kRate * elapsed_ns / kSecond);
     std::this_thread::yield();

@@ -9,7 +9,6 @@ namespace ublkd::volume {
 namespace {
 
 using absl::StatusCode;
-using ::testing::HasSubstr;
 
 class DeviceResizeTest : public DeviceFixture {
  protected:

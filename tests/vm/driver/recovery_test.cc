@@ -66,7 +66,7 @@ class Recovery : public RecoveryTest {
   // How often servers are killed under load; more than by default with $UBLKD_KILLS.
   static int Kills(int by_default) {
     const char* kills = std::getenv("UBLKD_KILLS");
-    return kills != nullptr ? std::atoi(kills) : by_default;
+    return kills != nullptr ? static_cast<int>(std::strtol(kills, nullptr, 10)) : by_default;
   }
 
   void KillUnderLoad(const Geometry& geometry, int kills, int tolerated) {

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <fstream>
 #include <future>
+#include <memory>
 #include <mutex>
 
 #include "tests/vm/driver/live_device.h"
@@ -128,7 +129,7 @@ TEST_F(UserCopyDeath, ACopyThatStandsStillInTheServerDelaysNothing_R34_R60) {
   const Geometry geometry = {
       .queues = 1, .depth = 4, .flags = kUserCopy | UBLK_F_NO_AUTO_PART_SCAN};
   StartServer(geometry, [io](const Request& request) -> std::optional<int> {
-    auto* lazy = new LazyMemory(kPage);
+    auto lazy = std::make_shared<LazyMemory>(kPage);
     if (!lazy->works()) return -EOPNOTSUPP;
     std::thread([=, fd = request.fd, at = UserCopyAt(0, request.tag)] {
       ReadAt(fd, lazy->data(), kPage, at);

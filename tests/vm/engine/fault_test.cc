@@ -16,7 +16,6 @@
 namespace ublkd {
 namespace {
 
-using target::Fault;
 using target::Faults;
 using target::FileTarget;
 using ublk::Op;
